@@ -1,0 +1,109 @@
+package config
+
+import (
+	"errors"
+	"net"
+	"net/url"
+	"os"
+	"regexp"
+	"time"
+
+	"certctl/server/seal"
+)
+
+// The settings.
+var (
+	DatabaseURL = secret("CERTCTL_DATABASE_URL", "a postgres:// URL",
+		"The PostgreSQL database that all replicas share.",
+		"the sessions that the named database shows", databaseURL)
+	MigrateDatabaseURL = secret("CERTCTL_MIGRATE_DATABASE_URL", "a postgres:// URL",
+		"Where migrations run instead: a direct connection where CERTCTL_DATABASE_URL leads through a pooler, or the role that owns the schema.",
+		"the session that holds the migration lock", databaseURL)
+	DatabaseMaxConnections = integer("CERTCTL_DATABASE_MAX_CONNECTIONS", 16, 4, 1000,
+		"How many connections one replica may hold open.",
+		"the sessions that the database shows under load")
+
+	Listen = text("CERTCTL_LISTEN", "127.0.0.1:8443", "host:port",
+		"The address that HTTPS is served on.",
+		"the listening sockets of the process", hostPort)
+	TLSCertFile = text("CERTCTL_TLS_CERT_FILE", "", "a readable file",
+		"Certificate chain in PEM that HTTPS presents, reloaded when it changes. Without one the server issues itself a certificate.",
+		"the certificate in a handshake", readable)
+	TLSKeyFile = text("CERTCTL_TLS_KEY_FILE", "", "a readable file",
+		"Private key in PEM of the certificate in CERTCTL_TLS_CERT_FILE.",
+		"the certificate in a handshake", readable)
+	MaxBodyBytes = integer("CERTCTL_MAX_BODY_BYTES", 1<<20, 1<<10, 1<<30,
+		"The largest request body that is read, in bytes.",
+		"the refusal of a larger body")
+	ShutdownTimeout = duration("CERTCTL_SHUTDOWN_TIMEOUT", 30*time.Second, time.Second, 10*time.Minute,
+		"How long requests and passes may take to finish after a signal to stop.",
+		"the time from the signal to the exit while a request hangs")
+
+	EncryptionKey = secret("CERTCTL_ENCRYPTION_KEY", "32 bytes in base64",
+		"The key that secrets in the database are sealed under, the same on every replica. Required with a database of your own; the embedded one keeps a generated key beside its data.",
+		"the refusal to start under another key", func(s string) error { _, err := seal.New(s); return err })
+	BootstrapToken = secret("CERTCTL_BOOTSTRAP_TOKEN", "at least 32 characters",
+		"The token that creates the first API key, once in the life of a database.",
+		"the answer of the bootstrap route", func(s string) error {
+			if len(s) < 32 {
+				return errors.New("is shorter than 32 characters; make one with `openssl rand -hex 32`")
+			}
+			return nil
+		})
+
+	Replica = text("CERTCTL_REPLICA", "", "at most 63 letters, digits, dots, dashes and underscores",
+		"The name of this process in leases, passes, logs and the audit trail; host name and process id without it.",
+		"the name in the rows that a replica writes", func(s string) error {
+			if !replicaName.MatchString(s) {
+				return errors.New("leave it unset to use the host's name and the process id")
+			}
+			return nil
+		})
+	LogLevel = oneOf("CERTCTL_LOG_LEVEL", "info",
+		"The least severe entries that are logged.",
+		"the entries on standard error", "debug", "info", "warn", "error")
+
+	LeaseTTL = duration("CERTCTL_LEASE_TTL", 2*time.Second, 200*time.Millisecond, 5*time.Minute,
+		"How long a replica that stopped answering keeps a loop from the others.",
+		"the time from the death of a holder to the next pass")
+	AuditSequenceEvery = duration("CERTCTL_AUDIT_SEQUENCE_EVERY", time.Second, 10*time.Millisecond, time.Hour,
+		"How often committed audit events are appended to the signed log.",
+		"the time between passes in the ledger of passes")
+	AuditChainVerifyEvery = duration("CERTCTL_AUDIT_CHAIN_VERIFY_EVERY", 6*time.Hour, 10*time.Millisecond, 30*24*time.Hour,
+		"How often the whole audit log is recomputed and compared with its checkpoints.",
+		"the time between passes in the ledger of passes")
+	RetentionEvery = duration("CERTCTL_RETENTION_EVERY", time.Hour, 10*time.Millisecond, 30*24*time.Hour,
+		"How often rows past their retention are deleted.",
+		"the time between passes in the ledger of passes")
+	LoopRunsKeep = duration("CERTCTL_LOOP_RUNS_KEEP", 48*time.Hour, time.Minute, 10*365*24*time.Hour,
+		"How long the ledger of passes remembers a finished pass.",
+		"the age of the oldest pass after a retention pass")
+)
+
+var replicaName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,63}$`)
+
+func databaseURL(s string) error {
+	u, err := url.Parse(s)
+	if err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
+		// url.Error repeats the URL, which may hold a password.
+		return errors.New("want postgres://user:password@host:5432/database")
+	}
+	return nil
+}
+
+func hostPort(s string) error {
+	_, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return err
+	}
+	_, err = net.LookupPort("tcp", port)
+	return err
+}
+
+func readable(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}

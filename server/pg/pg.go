@@ -1,0 +1,100 @@
+// Package pg holds what every query needs: a handle that is either a pool or a
+// transaction, and the meaning of PostgreSQL's errors.
+package pg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"certctl/server/fault"
+)
+
+// Q runs statements. A pool, a connection and a transaction all do, so the
+// caller of a store function decides what it is part of.
+type Q interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+}
+
+// InTx runs f in a transaction of db, which commits if f returns nil.
+func InTx(ctx context.Context, db *pgxpool.Pool, f func(pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, db, f)
+}
+
+// Pool returns a pool on the database at url. It connects when first used.
+// The sessions name replica, so that the database shows who holds them.
+func Pool(url, replica string, most int) (*pgxpool.Pool, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, errURL
+	}
+	cfg.MaxConns = int32(min(most, 1<<15))
+	cfg.ConnConfig.RuntimeParams["application_name"] = ApplicationName(replica)
+	return pgxpool.NewWithConfig(context.Background(), cfg)
+}
+
+// Connect opens one connection to the database at url, for replica.
+func Connect(ctx context.Context, url, replica string) (*pgx.Conn, error) {
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, errURL
+	}
+	cfg.RuntimeParams["application_name"] = ApplicationName(replica)
+	return pgx.ConnectConfig(ctx, cfg)
+}
+
+// errURL replaces pgx's error, which repeats the connection string.
+var errURL = errors.New("the database's URL cannot be read; want postgres://user:password@host:5432/database")
+
+// ApplicationName is what the sessions of a replica are called in
+// pg_stat_activity: at most 63 bytes, PostgreSQL cuts the rest.
+func ApplicationName(replica string) string {
+	return fmt.Sprintf("%.63s", "certctl "+replica)
+}
+
+// The SQLSTATE codes that the server acts on.
+const (
+	UniqueViolation     = "23505"
+	ForeignKeyViolation = "23503"
+	UndefinedTable      = "42P01"
+)
+
+// unstorable are the codes of values that a column cannot hold, which only a
+// caller can have sent: text with a zero byte or broken UTF-8, and times and
+// numbers out of range.
+var unstorable = map[string]bool{"22021": true, "22P05": true, "22008": true, "22003": true, "22007": true}
+
+// Code returns the SQLSTATE of err, or "" if PostgreSQL did not report it.
+func Code(err error) string {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return e.Code
+	}
+	return ""
+}
+
+// Fault gives err the kind it has for the owner of what was read or written,
+// which what names for the caller ("certificate").
+func Fault(err error, what string) error {
+	if err == nil {
+		return nil
+	}
+	kind, msg := fault.Internal, what
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		kind, msg = fault.NotFound, what+" not found"
+	case Code(err) == UniqueViolation:
+		kind, msg = fault.Conflict, what+" already exists"
+	case Code(err) == ForeignKeyViolation:
+		kind, msg = fault.Invalid, what+" refers to something that does not exist"
+	case unstorable[Code(err)]:
+		kind, msg = fault.Invalid, what+" holds a value that cannot be stored: a zero byte, broken UTF-8, or a time or number out of range"
+	}
+	return &fault.Error{Kind: kind, Msg: msg, Err: err}
+}
