@@ -1,0 +1,365 @@
+// Package auth says who a request comes from: API keys, their roles, and the
+// token that makes the first key.
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"certctl/server/audit"
+	"certctl/server/fault"
+	"certctl/server/perm"
+	"certctl/server/pg"
+	"certctl/server/store"
+)
+
+// Access manages API keys and roles.
+type Access struct {
+	DB             *pgxpool.Pool
+	BootstrapToken string // empty: no first key can be made
+}
+
+// A secret has the form ck_ID_RANDOM. The id is no secret: it finds the row,
+// and stands in lists and in the audit trail.
+const secretPrefix = "ck_"
+
+func newSecret() (id, secret string, hash []byte) {
+	id = strings.ToLower(rand.Text())[:16]
+	secret = secretPrefix + id + "_" + rand.Text()
+	return id, secret, sum(secret)
+}
+
+// renew returns another secret of the key with the id.
+func renew(id string) (secret string, hash []byte) {
+	secret = secretPrefix + id + "_" + rand.Text()
+	return secret, sum(secret)
+}
+
+// sum needs no salt and no slow hash: a secret has 130 random bits.
+func sum(secret string) []byte {
+	h := sha256.Sum256([]byte(secret))
+	return h[:]
+}
+
+// Admit says who presents secret.
+func (a *Access) Admit(ctx context.Context, secret string) (perm.Actor, error) {
+	rest, ok := strings.CutPrefix(secret, secretPrefix)
+	id, _, found := strings.Cut(rest, "_")
+	if !ok || !found || len(secret) > 100 {
+		return perm.Actor{}, errUnknown
+	}
+	hash := sum(secret)
+	k, err := store.Admit(ctx, a.DB, id, hash)
+	switch {
+	case fault.Of(err) == fault.NotFound || fault.Of(err) == fault.Invalid:
+		return perm.Actor{}, errUnknown
+	case err != nil:
+		return perm.Actor{}, err
+	case subtle.ConstantTimeCompare(hash, k.Hash)|subtle.ConstantTimeCompare(hash, k.PreviousHash) == 0:
+		return perm.Actor{}, errUnknown
+	case k.Revoked:
+		return perm.Actor{}, fault.New(fault.Unauthenticated, "this API key was revoked; ask for another")
+	case k.Expired:
+		return perm.Actor{}, fault.New(fault.Unauthenticated, "this API key has expired; ask for another")
+	}
+	return perm.Actor{Kind: perm.ByKey, ID: k.ID, Name: k.Name, Roles: k.Roles, Can: k.Permissions}, nil
+}
+
+var errUnknown = fault.New(fault.Unauthenticated, "no API key has this secret")
+
+// A KeySecret is a key with its secret, which is shown once and not kept.
+type KeySecret struct {
+	store.Key
+	Secret string `json:"secret" doc:"shown this once; send it as Authorization: Bearer SECRET"`
+}
+
+// NewBootstrap asks for the first key.
+type NewBootstrap struct {
+	Body struct {
+		Token string `json:"token" minLength:"1" maxLength:"1024" doc:"the bootstrap token"`
+		Name  string `json:"name" minLength:"1" maxLength:"200" doc:"name of the key that is made"`
+	}
+}
+
+// Bootstrap makes the first key, which holds the admin role. The token works
+// once in the life of a database.
+func (a *Access) Bootstrap(ctx context.Context, in *NewBootstrap) (KeySecret, error) {
+	// Equal lengths, so that the comparison takes the same time for any token.
+	if a.BootstrapToken == "" || subtle.ConstantTimeCompare(sum(in.Body.Token), sum(a.BootstrapToken)) == 0 {
+		return KeySecret{}, fault.New(fault.Unauthenticated, "this is not the bootstrap token")
+	}
+	ctx = perm.With(ctx, perm.Actor{Kind: perm.ByBootstrap, ID: perm.ByBootstrap, Name: perm.ByBootstrap})
+	return a.insertKey(ctx, in.Body.Name, []string{perm.Admin.Name}, nil, audit.BootstrapUsed,
+		func(tx pgx.Tx, id string) error {
+			first, err := store.UseBootstrap(ctx, tx, id)
+			if err == nil && !first {
+				err = fault.New(fault.Gone, "the bootstrap token was used; an administrator can create keys")
+			}
+			return err
+		})
+}
+
+// NewKey asks for a key.
+type NewKey struct {
+	Body struct {
+		Name      string     `json:"name" minLength:"1" maxLength:"200" doc:"what the key is for; no two live keys share a name"`
+		Roles     []string   `json:"roles" minItems:"1" maxItems:"50" uniqueItems:"true" nullable:"false" doc:"roles whose permissions the caller holds"`
+		ExpiresAt *time.Time `json:"expires_at,omitempty" doc:"when the key ends; never without it"`
+	}
+}
+
+// CreateKey makes a key.
+func (a *Access) CreateKey(ctx context.Context, in *NewKey) (KeySecret, error) {
+	return a.insertKey(ctx, in.Body.Name, in.Body.Roles, in.Body.ExpiresAt, audit.KeyCreated,
+		func(tx pgx.Tx, _ string) error { return mayGrant(ctx, tx, "body.roles", in.Body.Roles) })
+}
+
+func (a *Access) insertKey(ctx context.Context, name string, roles []string, expires *time.Time, action *audit.Action, guard func(pgx.Tx, string) error) (KeySecret, error) {
+	id, secret, hash := newSecret()
+	k := store.Key{ID: id, Name: name, Roles: roles, CreatedBy: perm.From(ctx).Name, ExpiresAt: expires}
+	err := pg.InTx(ctx, a.DB, func(tx pgx.Tx) error {
+		if err := guard(tx, id); err != nil {
+			return err
+		}
+		ok, err := store.InsertKey(ctx, tx, k, hash)
+		if err == nil && !ok {
+			err = fault.New(fault.Invalid, "body.expires_at is past; choose a later time, or leave it out")
+		}
+		if err != nil {
+			return err
+		}
+		if k, err = store.KeyByID(ctx, tx, id); err != nil {
+			return err
+		}
+		return audit.Write(ctx, tx, audit.Event{
+			Action: action, ResourceKind: "key", ResourceID: id,
+			Details: map[string]string{"name": name, "roles": strings.Join(roles, " ")},
+		})
+	})
+	return KeySecret{k, secret}, err
+}
+
+// mayGrant refuses roles that do not exist, and those that hold a permission
+// which the caller does not: nobody grants more than they have.
+func mayGrant(ctx context.Context, q pg.Q, field string, names []string) error {
+	roles, err := store.RolesNamed(ctx, q, names...)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		i := slices.IndexFunc(roles, func(r store.Role) bool { return r.Name == name })
+		if i < 0 {
+			return fault.New(fault.Invalid, "%s names a role that does not exist; GET /api/v1/roles lists them", field)
+		}
+		if err := mayHold(ctx, "grant the role "+name, roles[i].Permissions); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func mayHold(ctx context.Context, what string, permissions []string) error {
+	actor := perm.From(ctx)
+	for _, p := range permissions {
+		if !slices.Contains(actor.Can, p) {
+			return fault.New(fault.Forbidden, "to %s needs the permission %s, which none of the caller's roles holds", what, p)
+		}
+	}
+	return nil
+}
+
+// ListKeys asks for a page of keys.
+type ListKeys struct {
+	After   string `query:"after" maxLength:"64" doc:"next of the page before"`
+	Limit   int    `query:"limit" minimum:"1" maximum:"500" default:"100"`
+	Revoked bool   `query:"revoked" doc:"list revoked keys too"`
+}
+
+// KeyPage is a page of keys, newest first.
+type KeyPage struct {
+	Items []store.Key `json:"items" nullable:"false"`
+	Next  string      `json:"next,omitempty" doc:"give it as after for the next page; absent on the last"`
+}
+
+// Keys lists keys without their secrets.
+func (a *Access) Keys(ctx context.Context, in *ListKeys) (KeyPage, error) {
+	keys, err := store.Keys(ctx, a.DB, in.After, in.Revoked, in.Limit+1)
+	if err != nil {
+		return KeyPage{}, err
+	}
+	page := KeyPage{Items: keys}
+	if len(keys) > in.Limit {
+		page.Items = keys[:in.Limit]
+		page.Next = page.Items[in.Limit-1].ID
+	}
+	return page, nil
+}
+
+// OneKey names a key.
+type OneKey struct {
+	ID string `path:"id" maxLength:"64" doc:"id of the key"`
+}
+
+// Key returns one key.
+func (a *Access) Key(ctx context.Context, in *OneKey) (store.Key, error) {
+	return store.KeyByID(ctx, a.DB, in.ID)
+}
+
+// Rotation asks for a new secret of a key.
+type Rotation struct {
+	OneKey
+	Body struct {
+		GraceSeconds int `json:"grace_seconds,omitempty" minimum:"0" maximum:"2592000" doc:"how long the secret in force stays valid; it ends at once without it"`
+	}
+}
+
+// RotateKey gives a key a new secret. The caller must hold all that the key
+// does: the answer lets them act as the key.
+func (a *Access) RotateKey(ctx context.Context, in *Rotation) (KeySecret, error) {
+	secret, hash := renew(in.ID)
+	var k store.Key
+	err := a.changeKey(ctx, in.ID, audit.KeyRotated, nil, func(tx pgx.Tx, before store.Key) error {
+		if err := a.mayActAs(ctx, tx, before); err != nil {
+			return err
+		}
+		ok, err := store.RotateKey(ctx, tx, in.ID, hash, time.Duration(in.Body.GraceSeconds)*time.Second)
+		if err == nil && !ok {
+			err = fault.New(fault.Conflict, "the key is revoked or has expired; create another")
+		}
+		if err == nil {
+			k, err = store.KeyByID(ctx, tx, in.ID)
+		}
+		return err
+	})
+	if err != nil {
+		return KeySecret{}, err
+	}
+	return KeySecret{k, secret}, nil
+}
+
+func (a *Access) mayActAs(ctx context.Context, q pg.Q, k store.Key) error {
+	roles, err := store.RolesNamed(ctx, q, k.Roles...)
+	if err != nil {
+		return err
+	}
+	for _, r := range roles {
+		if err := mayHold(ctx, "rotate a key with the role "+r.Name, r.Permissions); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RevokeKey ends a key for good.
+func (a *Access) RevokeKey(ctx context.Context, in *OneKey) (store.Key, error) {
+	var k store.Key
+	err := a.changeKey(ctx, in.ID, audit.KeyRevoked, nil, func(tx pgx.Tx, _ store.Key) error {
+		return keepAdmin(ctx, tx, func() error {
+			ok, err := store.RevokeKey(ctx, tx, in.ID)
+			if err == nil && !ok {
+				err = fault.New(fault.Conflict, "the key is revoked already")
+			}
+			if err == nil {
+				k, err = store.KeyByID(ctx, tx, in.ID)
+			}
+			return err
+		})
+	})
+	return k, err
+}
+
+// Grant names a key and a role.
+type Grant struct {
+	OneKey
+	Role string `path:"role" maxLength:"63" doc:"name of the role"`
+}
+
+// GrantRole gives a key a role. Granting it again changes nothing.
+func (a *Access) GrantRole(ctx context.Context, in *Grant) (store.Key, error) {
+	var k store.Key
+	err := pg.InTx(ctx, a.DB, func(tx pgx.Tx) error {
+		if _, err := store.KeyByID(ctx, tx, in.ID); err != nil {
+			return err
+		}
+		if err := mayGrant(ctx, tx, "path.role", []string{in.Role}); err != nil {
+			return err
+		}
+		added, err := store.GrantRole(ctx, tx, in.ID, in.Role, perm.From(ctx).Name)
+		if err != nil {
+			return err
+		}
+		if k, err = store.KeyByID(ctx, tx, in.ID); err != nil || !added {
+			return err
+		}
+		return audit.Write(ctx, tx, audit.Event{
+			Action: audit.RoleGranted, ResourceKind: "key", ResourceID: in.ID,
+			Details: map[string]string{"name": k.Name, "role": in.Role},
+		})
+	})
+	return k, err
+}
+
+// WithdrawRole takes a role from a key.
+func (a *Access) WithdrawRole(ctx context.Context, in *Grant) (store.Key, error) {
+	var k store.Key
+	err := a.changeKey(ctx, in.ID, audit.RoleWithdrawn, map[string]string{"role": in.Role}, func(tx pgx.Tx, _ store.Key) error {
+		return keepAdmin(ctx, tx, func() error {
+			ok, err := store.WithdrawRole(ctx, tx, in.ID, in.Role)
+			if err == nil && !ok {
+				err = fault.New(fault.NotFound, "the key does not hold this role")
+			}
+			if err == nil {
+				k, err = store.KeyByID(ctx, tx, in.ID)
+			}
+			return err
+		})
+	})
+	return k, err
+}
+
+// changeKey runs change on a key and writes the event in its transaction.
+func (a *Access) changeKey(ctx context.Context, id string, action *audit.Action, details map[string]string, change func(pgx.Tx, store.Key) error) error {
+	return pg.InTx(ctx, a.DB, func(tx pgx.Tx) error {
+		k, err := store.KeyByID(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if err := change(tx, k); err != nil {
+			return err
+		}
+		if details == nil {
+			details = map[string]string{}
+		}
+		details["name"] = k.Name
+		return audit.Write(ctx, tx, audit.Event{Action: action, ResourceKind: "key", ResourceID: id, Details: details})
+	})
+}
+
+// keepAdmin runs a change that takes roles from keys, and refuses one that
+// leaves no live key with the admin role. Such changes wait for each other.
+func keepAdmin(ctx context.Context, tx pgx.Tx, change func() error) error {
+	admin := perm.Admin.Name
+	if err := store.LockRole(ctx, tx, admin); err != nil {
+		return err
+	}
+	before, err := store.HasHolder(ctx, tx, admin)
+	if err != nil {
+		return err
+	}
+	if err := change(); err != nil {
+		return err
+	}
+	after, err := store.HasHolder(ctx, tx, admin)
+	if err == nil && before && !after {
+		err = fault.New(fault.Conflict, "this is the last live key with the role %s; give the role to another key first", admin)
+	}
+	return err
+}
