@@ -4,7 +4,7 @@ const (
 	// acquire takes the lease of a loop that is due and free, closes the pass
 	// of a holder that never finished, and opens a pass: all or nothing. A row
 	// that somebody is writing under is left alone. Without a lease it says
-	// how long at least to wait.
+	// how long at least to wait. Locking for update is what a fence stops.
 	acquire = `
 		with free as (
 			select name, token from leases
@@ -54,13 +54,14 @@ const (
 		from freed
 		where r.loop = freed.name and r.token = freed.token and r.finished_at is null`
 
-	// fence answers only while the pass holds its lease, and then keeps the
-	// lease's row until the transaction ends.
+	// fence answers only while the pass holds its lease, and then keeps others
+	// from taking it until the transaction ends. Its lock lets renew go on: a
+	// transaction may take longer than a lease.
 	fence = `
 		select true
 		from (select set_config('idle_in_transaction_session_timeout', @idle, true)) s, leases
 		where name = @name and token = @token and expires_at > clock_timestamp()
-		for share of leases`
+		for key share of leases`
 
 	start = `insert into loop_runs (loop, replica) values (@name, @replica) returning id`
 

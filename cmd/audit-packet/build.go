@@ -1,0 +1,288 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"certctl/evidence"
+	"certctl/evidence/lab"
+	"certctl/evidence/packet"
+	"certctl/evidence/probe"
+	"certctl/server/api"
+	"certctl/server/app"
+	"certctl/server/client"
+)
+
+// A target is what a build looks at.
+type target struct {
+	server   string // binary of the laboratory's servers
+	url      string // of a running server; empty for the laboratory's own
+	keyFile  string
+	roots    string
+	database string
+}
+
+func buildCommand() *cobra.Command {
+	var t target
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "build [DIR]",
+		Short: "Look at running servers and render the packet",
+		Long: `Start a PostgreSQL and server processes, work with them, look at them from
+outside, and do the same to copies with known defects. Store what was seen in
+DIR (audit-packet by default), render the receipts, and write the manifest.
+DIR is replaced as a whole, once everything is there.
+
+With --url the claims are looked at on a running server instead; the defects
+are still the laboratory's. A probe that needs more than it was given is
+skipped, and its receipt says so.
+
+Exit code 1 says that a claim is false, 2 that something could not be looked at.`,
+		Example: `  audit-packet build
+  audit-packet build --url https://certctl.example:8443 --key-file auditor.key --roots ca.pem /tmp/packet`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir := evidence.PacketDir
+			if len(args) == 1 {
+				dir = args[0]
+			}
+			say := func(what string) { progress(cmd.ErrOrStderr(), what) }
+			summary, receipts, err := buildPacket(cmd.Context(), t, dir, say)
+			say("")
+			if err != nil {
+				return err
+			}
+			if err := printSummary(cmd.OutOrStdout(), summary, receipts, asJSON); err != nil {
+				return err
+			}
+			return outcome(receipts)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&t.server, "server", "", "certctl-server binary (default: beside this one)")
+	f.StringVar(&t.url, "url", "", "look at the server at this address")
+	f.StringVar(&t.keyFile, "key-file", "", "file with the API key to use there")
+	f.StringVar(&t.roots, "roots", "", "file with the certificates to trust there, in PEM")
+	f.StringVar(&t.database, "database-url-file", "", "file with the URL of that server's database")
+	f.BoolVar(&asJSON, "json", false, "print the summary as JSON")
+	return cmd
+}
+
+func buildPacket(ctx context.Context, t target, dir string, say func(string)) (s evidence.Summary, receipts []evidence.Receipt, err error) {
+	begin := time.Now()
+	if t.server == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return s, nil, err
+		}
+		t.server = filepath.Join(filepath.Dir(self), "certctl-server")
+	}
+	build, err := built(ctx, t.server)
+	if err != nil {
+		return s, nil, err
+	}
+	say("starting PostgreSQL and a server")
+	l, err := lab.Start(ctx, t.server)
+	if err != nil {
+		return s, nil, err
+	}
+	defer func() { err = errors.Join(err, l.Stop()) }()
+
+	declared := app.Declared()
+	base, stop, err := probe.Base(ctx, l, declared)
+	if err != nil {
+		return s, nil, err
+	}
+	site := base
+	if t.url != "" {
+		if site, err = t.site(ctx, l, declared); err != nil {
+			return s, nil, errors.Join(err, stop())
+		}
+	}
+	introspection, err := client.Do(ctx, site.Admin, api.Introspect, &api.Empty{})
+	if err != nil {
+		return s, nil, errors.Join(err, stop())
+	}
+	var seen []evidence.Observation
+	for _, p := range probe.Probes {
+		say(p.Of.ID)
+		seen = append(seen, p.Observe(ctx, site))
+	}
+	// The copies are made of a database that nobody uses any more.
+	if err := stop(); err != nil {
+		return s, nil, err
+	}
+	for i, p := range probe.Probes {
+		for _, d := range p.Controls {
+			say(p.Of.ID + ", control: " + d.Says)
+			seen[i].Controls = append(seen[i].Controls, p.Control(ctx, base, d))
+		}
+	}
+
+	about := evidence.About{
+		Commit: build.Commit, Version: build.Version, Go: build.Go, BuiltAt: begin.UTC().Truncate(time.Second),
+		DurationSeconds: time.Since(begin).Round(time.Millisecond).Seconds(),
+		Platform:        runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), Database: introspection.Replica.Database,
+	}
+	receipts, err = store(dir, about, introspection.Declared, seen)
+	return evidence.Summarise(about, receipts), receipts, err
+}
+
+// site is a running server that somebody else started.
+func (t target) site(ctx context.Context, l *lab.Lab, d api.Declared) (*probe.Site, error) {
+	s := &probe.Site{Lab: l, Declared: d}
+	var roots []byte
+	var err error
+	if t.roots != "" {
+		if roots, err = os.ReadFile(t.roots); err != nil {
+			return nil, err
+		}
+	}
+	key, err := os.ReadFile(t.keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("--url needs --key-file: %w", err)
+	}
+	if t.database != "" {
+		url, err := os.ReadFile(t.database)
+		if err != nil {
+			return nil, err
+		}
+		s.Database = strings.TrimSpace(string(url))
+	}
+	if s.Admin, err = client.New(t.url, strings.TrimSpace(string(key)), roots); err != nil {
+		return nil, err
+	}
+	s.Checkpoint, err = client.Do(ctx, s.Admin, api.GetCheckpoint, &api.Empty{})
+	return s, err
+}
+
+// built asks the binary what it is.
+func built(ctx context.Context, binary string) (b api.Build, err error) {
+	out, err := exec.CommandContext(ctx, binary, "version", "--json").Output()
+	if err != nil {
+		return b, fmt.Errorf("%s: %w; `make build` makes it", filepath.Base(binary), err)
+	}
+	return b, json.Unmarshal(out, &b)
+}
+
+// store writes the packet beside dir and puts it in its place when it is
+// complete.
+func store(dir string, about evidence.About, declared api.Declared, seen []evidence.Observation) ([]evidence.Receipt, error) {
+	parent := filepath.Dir(filepath.Clean(dir))
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return nil, err
+	}
+	fresh, err := os.MkdirTemp(parent, ".packet-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(fresh)
+	data := map[string]any{evidence.AboutFile: about, evidence.DeclaredFile: declared}
+	for _, o := range seen {
+		data[evidence.DataFile(o.Claim)] = o
+	}
+	for name, v := range data {
+		text, err := evidence.Encode(v)
+		if err != nil {
+			return nil, err
+		}
+		if err := put(fresh, name, text); err != nil {
+			return nil, err
+		}
+	}
+	rendered, err := evidence.RenderPacket(os.DirFS(fresh))
+	if err != nil {
+		return nil, err
+	}
+	for name, text := range rendered {
+		if err := put(fresh, name, text); err != nil {
+			return nil, err
+		}
+	}
+	receipts, err := evidence.Receipts(os.DirFS(fresh))
+	if err != nil {
+		return nil, err
+	}
+	if err := packet.Write(fresh); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(fresh, 0o755); err != nil {
+		return nil, err
+	}
+	return receipts, replace(fresh, dir)
+}
+
+// replace puts the folder fresh where dir is. It refuses to remove a folder
+// that is no packet.
+func replace(fresh, dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if len(entries) > 0 {
+		if _, err := os.Stat(filepath.Join(dir, packet.ManifestName)); err != nil {
+			return fmt.Errorf("%s holds files and is no packet; name an empty folder", dir)
+		}
+	}
+	old := fresh + "-old"
+	if err := os.Rename(dir, old); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Rename(fresh, dir); err != nil {
+		return errors.Join(err, os.Rename(old, dir))
+	}
+	return os.RemoveAll(old)
+}
+
+func put(dir, name string, text []byte) error {
+	path := filepath.Join(dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, text, 0o644)
+}
+
+func printSummary(w io.Writer, s evidence.Summary, receipts []evidence.Receipt, asJSON bool) error {
+	if asJSON {
+		text, err := evidence.Encode(s)
+		if err == nil {
+			_, err = w.Write(text)
+		}
+		return err
+	}
+	for _, r := range receipts {
+		fmt.Fprintf(w, "%-8s %s", r.Verdict, r.Claim.Says)
+		if r.Reason != "" {
+			fmt.Fprintf(w, " (%s)", r.Reason)
+		}
+		fmt.Fprintln(w)
+	}
+	fmt.Fprintf(w, "%d of %d controls turned red for their reason; %.1f s\n", s.ControlsRed, s.Controls, s.DurationSeconds)
+	return nil
+}
+
+// outcome is the error whose exit code the receipts have.
+func outcome(receipts []evidence.Receipt) error {
+	var undetermined error
+	for _, r := range receipts {
+		switch r.Verdict {
+		case evidence.True, evidence.Skipped:
+		case evidence.False:
+			return errFalse
+		default:
+			undetermined = fmt.Errorf("%s is %s: %s", r.Claim.ID, r.Verdict, r.Reason)
+		}
+	}
+	return undetermined
+}

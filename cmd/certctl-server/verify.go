@@ -1,0 +1,100 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"certctl/server/audit"
+	"certctl/server/config"
+	"certctl/server/pg"
+	"certctl/server/seal"
+)
+
+func verifyCommand() *cobra.Command {
+	var checkpoints, verifiers []string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "verify [EXPORT]",
+		Short: "Recompute the audit log, and name what was altered",
+		Long: `Recompute the audit log of the database, or of an exported file (- for standard
+input) without any connection, and compare it with its checkpoints.
+
+What somebody did who can write to the database shows for certain only against
+checkpoints and the public key that were kept elsewhere: keep the answers of
+GET /api/v1/audit/checkpoint. Exit code 1 says that something was altered.`,
+		Example: `  certctl-server verify
+  certctl-server verify --checkpoint monday.txt --verifier "$(cat key.pub)" export.ndjson`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			settings, _, err := start(cmd)
+			if err != nil {
+				return err
+			}
+			o := audit.Options{Verifiers: verifiers}
+			for _, file := range checkpoints {
+				note, err := os.ReadFile(file)
+				if err != nil {
+					return err
+				}
+				o.Checkpoints = append(o.Checkpoints, string(note))
+			}
+			report, err := verify(cmd, settings, args, o)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				e := json.NewEncoder(os.Stdout)
+				e.SetIndent("", "  ")
+				err = e.Encode(report)
+			} else {
+				_, err = fmt.Println(report)
+			}
+			if err == nil && !report.Intact() {
+				err = errors.New("the audit log was altered")
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringArrayVar(&checkpoints, "checkpoint", nil, "file with a signed checkpoint that was kept elsewhere (repeatable)")
+	cmd.Flags().StringArrayVar(&verifiers, "verifier", nil, "public key that was kept elsewhere (repeatable); without it the log's own is used")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the report as JSON")
+	return cmd
+}
+
+func verify(cmd *cobra.Command, settings config.Values, args []string, o audit.Options) (audit.Report, error) {
+	if len(args) == 1 {
+		in := io.Reader(os.Stdin)
+		if args[0] != "-" {
+			f, err := os.Open(args[0])
+			if err != nil {
+				return audit.Report{}, err
+			}
+			defer f.Close()
+			in = f
+		}
+		return audit.VerifyStream(in, o)
+	}
+	url, key := config.DatabaseURL.In(settings), config.EncryptionKey.In(settings)
+	if url == "" || key == "" {
+		return audit.Report{}, fmt.Errorf("set %s and %s to verify a database, or name an exported file", config.DatabaseURL.Name, config.EncryptionKey.Name)
+	}
+	box, err := seal.New(key)
+	if err != nil {
+		return audit.Report{}, err
+	}
+	db, err := pg.Pool(url, "verify", 4)
+	if err != nil {
+		return audit.Report{}, err
+	}
+	defer db.Close()
+	log, err := audit.Open(cmd.Context(), db, box)
+	if err != nil {
+		return audit.Report{}, err
+	}
+	return log.Verify(cmd.Context(), db, o)
+}

@@ -1,0 +1,343 @@
+package evidence
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"certctl/server/api"
+	"certctl/server/audit"
+	"certctl/server/config"
+	"certctl/server/migrate"
+	"certctl/server/schedule"
+	"certctl/server/table"
+)
+
+// A Statement is a claim and how an observation decides it.
+type Statement struct {
+	Claim
+
+	// Judge sets what is declared beside what was seen. It reads nothing else,
+	// so that anybody who has the packet comes to the same verdict.
+	Judge func(d api.Declared, seen json.RawMessage) ([]Check, error)
+}
+
+var statements = table.By(func(s *Statement) string { return s.ID })
+
+// Statements returns every claim, in the order of the packet.
+func Statements() []*Statement { return statements.Rows() }
+
+// The claims.
+var (
+	LedgerMatches = statement("migrate/ledger",
+		"Every migration that this build embeds was applied once, from the file that it embeds, and no other.",
+		judgeLedger, "migrate.Up", "migrate.Ledger", "migrations.Files")
+	CatalogMatches = statement("migrate/catalog",
+		"The live catalog is what the migrations make of an empty database: nobody altered it by hand.",
+		judgeCatalog, "migrate.Up", "migrations.Files")
+	LoopsPass = statement("schedule/passes",
+		"Every declared loop finishes its passes, and no other loop runs.",
+		judgePasses, "schedule.Runner", "schedule.All", "app.App.Loops")
+	SettingsHold = statement("config/in-force",
+		"The settings that a process was given are in force, and introspection withholds every secret.",
+		judgeSettings, "config.Load", "config.Show", "app.App.Run")
+	TrailIntact = statement("audit/intact",
+		"The audit log is what its checkpoints signed: nothing in it was edited, removed, moved or rolled back.",
+		judgeTrail, "audit.Log.Sequence", "audit.Export", "audit.VerifyStream")
+	ActionsWritten = statement("audit/actions",
+		"Every declared audit action is written by what it names, and no undeclared one is.",
+		judgeActions, "audit.Write", "audit.Actions")
+	RolesGuard = statement("access/roles",
+		"Each default role may call the routes whose permission it holds, and no other.",
+		judgeRoles, "perm.Roles", "api.Routes", "auth.Access.Admit")
+)
+
+func statement(id, says string, judge func(api.Declared, json.RawMessage) ([]Check, error), symbols ...string) *Statement {
+	return statements.Add(&Statement{Claim{id, says, symbols}, judge})
+}
+
+// decide decodes what was seen for a judge.
+func decide[T any](seen json.RawMessage, judge func(T) []Check) ([]Check, error) {
+	var s T
+	if err := json.Unmarshal(seen, &s); err != nil {
+		return nil, fmt.Errorf("observation: %w", err)
+	}
+	return judge(s), nil
+}
+
+// Words that several judges use.
+const (
+	none    = "none"
+	unseen  = "not seen"
+	healthy = "finished without error"
+)
+
+// other lists what was seen beside what is declared, or none.
+func other(names []string) string {
+	if len(names) == 0 {
+		return none
+	}
+	slices.Sort(names)
+	return strings.Join(slices.Compact(names), ", ")
+}
+
+// LedgerSeen is the ledger as rows of the database.
+type LedgerSeen struct {
+	Rows []migrate.Row `json:"rows"`
+}
+
+func judgeLedger(d api.Declared, seen json.RawMessage) ([]Check, error) {
+	return decide(seen, func(s LedgerSeen) []Check {
+		var checks []Check
+		rows := map[string]migrate.Row{}
+		for _, r := range s.Rows {
+			rows[r.Version] = r
+		}
+		for _, m := range d.Migrations {
+			got := unseen
+			if r, ok := rows[m.Version]; ok {
+				got = r.SHA256
+				delete(rows, m.Version)
+			}
+			checks = append(checks, Check{m.Version, m.SHA256, got})
+		}
+		var others []string
+		for v := range rows {
+			others = append(others, v)
+		}
+		return append(checks, Check{OtherRows, none, other(others)})
+	})
+}
+
+// OtherRows is the check that the ledger holds nothing undeclared.
+const OtherRows = "rows without a file"
+
+// CatalogSeen is the catalog of an empty database after the migrations, and
+// that of the database that a server works on.
+type CatalogSeen struct {
+	Fresh Catalog `json:"fresh"`
+	Live  Catalog `json:"live"`
+}
+
+func judgeCatalog(_ api.Declared, seen json.RawMessage) ([]Check, error) {
+	return decide(seen, func(s CatalogSeen) []Check {
+		var checks []Check
+		live := map[string]string{}
+		for _, t := range s.Live.Tables {
+			live[t.Name] = digest(t)
+		}
+		for _, t := range s.Fresh.Tables {
+			got := unseen
+			if h, ok := live[t.Name]; ok {
+				got = h
+				delete(live, t.Name)
+			}
+			checks = append(checks, Check{t.Name, digest(t), got})
+		}
+		var others []string
+		for name := range live {
+			others = append(others, name)
+		}
+		return append(checks, Check{"other tables", none, other(others)})
+	})
+}
+
+// digest stands for a table's whole definition in a check.
+func digest(t CatalogTable) string {
+	raw, err := json.Marshal(t)
+	if err != nil {
+		panic(err) // it is made of strings
+	}
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:8])
+}
+
+// PassesSeen is the ledger of passes as rows of the database.
+type PassesSeen struct {
+	Runs []schedule.Run `json:"runs"`
+}
+
+func judgePasses(d api.Declared, seen json.RawMessage) ([]Check, error) {
+	return decide(seen, func(s PassesSeen) []Check {
+		last := map[string]string{}
+		for _, r := range s.Runs {
+			switch {
+			case r.FinishedAt == nil:
+				if last[r.Loop] == "" {
+					last[r.Loop] = "begun"
+				}
+			case r.Error != "":
+				last[r.Loop] = "failed: " + r.Error
+			case last[r.Loop] == "" || last[r.Loop] == "begun":
+				last[r.Loop] = healthy
+			}
+		}
+		var checks []Check
+		for _, l := range d.Loops {
+			got := unseen
+			if state, ok := last[l.Name]; ok {
+				got = state
+				delete(last, l.Name)
+			}
+			checks = append(checks, Check{l.Name, healthy, got})
+		}
+		var others []string
+		for name := range last {
+			others = append(others, name)
+		}
+		return append(checks, Check{"other loops", none, other(others)})
+	})
+}
+
+// SettingsSeen is what a process was given, what it answered on the wire, and
+// what it did.
+type SettingsSeen struct {
+	Given  map[string]string `json:"given"` // secrets withheld
+	Shown  []config.Shown    `json:"shown"` // by introspection
+	Leaked []string          `json:"leaked"`
+
+	// Periods are the mean times between the starts of passes, in
+	// milliseconds, from rows, of the loops whose period was given.
+	Periods map[string]int64 `json:"periods"`
+}
+
+func judgeSettings(d api.Declared, seen json.RawMessage) ([]Check, error) {
+	return decide(seen, func(s SettingsSeen) []Check {
+		shown := map[string]config.Shown{}
+		for _, x := range s.Shown {
+			shown[x.Name] = x
+		}
+		var checks []Check
+		for _, k := range d.Settings {
+			want, given := s.Given[k.Name]
+			if !given {
+				want = k.Default
+			}
+			got := unseen
+			if x, ok := shown[k.Name]; ok {
+				got = x.Value
+			}
+			checks = append(checks, Check{k.Name, want, got})
+		}
+		for _, l := range d.Loops {
+			mean, ok := s.Periods[l.Name]
+			if !ok {
+				continue
+			}
+			want := "about " + s.Given[l.Setting]
+			checks = append(checks, Check{"time between passes of " + l.Name, want, about(s.Given[l.Setting], mean)})
+		}
+		return append(checks, Check{"secrets in the answer", none, other(s.Leaked)})
+	})
+}
+
+// TrailSeen is an export of the log, with a checkpoint and the public key that
+// were learnt before.
+type TrailSeen struct {
+	Export     string `json:"export"`
+	Checkpoint string `json:"checkpoint"`
+	Verifier   string `json:"verifier"`
+}
+
+// trailKinds are what a verification can find, in the order of the checks.
+var trailKinds = []audit.Kind{
+	audit.Edited, audit.Swapped, audit.Rehashed, audit.Missing, audit.Truncated, audit.Replaced,
+	audit.Forged, audit.Unsigned, audit.Unlogged, audit.Malformed, audit.Incomplete,
+}
+
+func judgeTrail(_ api.Declared, seen json.RawMessage) ([]Check, error) {
+	var s TrailSeen
+	if err := json.Unmarshal(seen, &s); err != nil {
+		return nil, fmt.Errorf("observation: %w", err)
+	}
+	report, err := audit.VerifyStream(strings.NewReader(s.Export),
+		audit.Options{Verifiers: []string{s.Verifier}, Checkpoints: []string{s.Checkpoint}})
+	if err != nil {
+		return nil, err
+	}
+	found := map[audit.Kind][]string{}
+	for _, p := range report.Problems {
+		found[p.Kind] = append(found[p.Kind], p.String())
+	}
+	agrees := "does not agree"
+	if report.Outside == 1 {
+		agrees = "agrees"
+	}
+	checks := []Check{{"checkpoint kept outside", "agrees", agrees}}
+	for _, k := range trailKinds {
+		checks = append(checks, Check{string(k), none, other(found[k])})
+		delete(found, k)
+	}
+	if report.Events == 0 {
+		checks = append(checks, Check{"events", "some", none})
+	}
+	return checks, nil
+}
+
+// ActionsSeen counts the events of each action, from rows.
+type ActionsSeen struct {
+	Events map[string]int `json:"events"`
+}
+
+func judgeActions(d api.Declared, seen json.RawMessage) ([]Check, error) {
+	return decide(seen, func(s ActionsSeen) []Check {
+		var checks []Check
+		for _, a := range d.Actions {
+			got := unseen
+			if s.Events[a.Name] > 0 {
+				got = "written"
+			}
+			delete(s.Events, a.Name)
+			checks = append(checks, Check{a.Name, "written", got})
+		}
+		var others []string
+		for name := range s.Events {
+			others = append(others, name)
+		}
+		return append(checks, Check{"other actions", none, other(others)})
+	})
+}
+
+// RolesSeen is, for each role, the routes that did not refuse a key with it.
+type RolesSeen struct {
+	Admitted map[string][]string `json:"admitted"`
+}
+
+func judgeRoles(d api.Declared, seen json.RawMessage) ([]Check, error) {
+	return decide(seen, func(s RolesSeen) []Check {
+		var checks []Check
+		for _, role := range d.Roles {
+			var want []string
+			for _, r := range d.Routes {
+				if r.Permission != "" && slices.Contains(role.Permissions, r.Permission) {
+					want = append(want, r.Name)
+				}
+			}
+			got := unseen
+			if admitted, ok := s.Admitted[role.Name]; ok {
+				got = other(admitted)
+			}
+			checks = append(checks, Check{role.Name, other(want), got})
+		}
+		return checks
+	})
+}
+
+// about sets a mean of milliseconds beside a period: equal within a half,
+// which is more than the scheduler's jitter and less than any other setting
+// that a probe gives.
+func about(period string, mean int64) string {
+	d, err := time.ParseDuration(period)
+	if err != nil {
+		return "no period"
+	}
+	seen := time.Duration(mean) * time.Millisecond
+	if seen < d/2 || seen > d+d/2 {
+		return seen.String()
+	}
+	return "about " + period
+}

@@ -1,0 +1,288 @@
+package evidence
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"certctl/server/api"
+)
+
+// An Observation is what a probe stored: what it saw of the system, and of the
+// same system with known defects. It is never edited.
+type Observation struct {
+	Claim    string               `json:"claim"`
+	SeenAt   time.Time            `json:"seen_at"`
+	Skipped  string               `json:"skipped,omitempty"` // why nothing was looked at
+	Failed   string               `json:"failed,omitempty"`  // why it could not be looked at
+	Seen     json.RawMessage      `json:"seen,omitempty"`
+	Controls []ControlObservation `json:"controls"`
+}
+
+// A ControlObservation is what a probe saw of a system with a known defect.
+type ControlObservation struct {
+	Defect string          `json:"defect"`
+	Turns  []string        `json:"turns"` // the checks that must turn red
+	Failed string          `json:"failed,omitempty"`
+	Seen   json.RawMessage `json:"seen,omitempty"`
+}
+
+// About says which build was looked at, where and when.
+type About struct {
+	Commit          string    `json:"commit"`
+	Version         string    `json:"version"`
+	BuiltAt         time.Time `json:"built_at"`
+	DurationSeconds float64   `json:"duration_seconds"`
+	Go              string    `json:"go"`
+	Platform        string    `json:"platform"`
+	CPUs            int       `json:"cpus"`
+	Database        string    `json:"database"`
+}
+
+// The files of the packet that are not one per claim.
+const (
+	AboutFile    = "data/about.json"
+	DeclaredFile = "data/declared.json"
+	SummaryFile  = "summary.json"
+	CoverFile    = "README.md"
+)
+
+// DataFile is where the packet has the observation of a claim.
+func DataFile(claim string) string { return "data/" + slug(claim) + ".json" }
+
+// Encode is the one form in which the packet stores v.
+func Encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	err := e.Encode(v)
+	return b.Bytes(), err
+}
+
+func load[T any](packet fs.FS, name string) (v T, err error) {
+	raw, err := fs.ReadFile(packet, name)
+	if err != nil {
+		return v, err
+	}
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return v, fmt.Errorf("%s: %w", name, err)
+	}
+	return v, nil
+}
+
+// Receipts judges every claim by the packet's observations: the same
+// observations give the same receipts, on any machine.
+func Receipts(packet fs.FS) ([]Receipt, error) {
+	declared, err := load[api.Declared](packet, DeclaredFile)
+	if err != nil {
+		return nil, err
+	}
+	var receipts []Receipt
+	for _, s := range statements.Rows() {
+		o, err := load[Observation](packet, DataFile(s.ID))
+		if errors.Is(err, fs.ErrNotExist) {
+			o, err = Observation{Claim: s.ID, Skipped: "the packet holds no observation of it"}, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		receipts = append(receipts, s.receipt(declared, o))
+	}
+	return receipts, nil
+}
+
+func (s *Statement) receipt(d api.Declared, o Observation) Receipt {
+	r := Receipt{Claim: s.Claim, SeenAt: o.SeenAt, Data: DataFile(s.ID)}
+	switch {
+	case o.Skipped != "":
+		r.Verdict, r.Reason = Skipped, o.Skipped
+		return r
+	case o.Failed != "":
+		r.Verdict, r.Reason = Unknown, o.Failed
+		return r
+	}
+	var err error
+	if r.Checks, err = s.Judge(d, o.Seen); err != nil {
+		r.Verdict, r.Reason = Unknown, err.Error()
+		return r
+	}
+	for _, c := range o.Controls {
+		r.Controls = append(r.Controls, s.control(d, c))
+	}
+	r.Verdict, r.Reason = verdict(r.Checks, r.Controls)
+	return r
+}
+
+// control judges a system with a defect exactly as the system without it.
+func (s *Statement) control(d api.Declared, o ControlObservation) Control {
+	c := Control{Defect: o.Defect, Turns: slices.Sorted(slices.Values(o.Turns)), Failed: o.Failed}
+	if o.Failed != "" {
+		return c
+	}
+	checks, err := s.Judge(d, o.Seen)
+	if err != nil {
+		c.Failed = err.Error()
+		return c
+	}
+	for _, check := range checks {
+		if !check.Holds() {
+			c.Red = append(c.Red, check.What)
+		}
+	}
+	slices.Sort(c.Red)
+	return c
+}
+
+func verdict(checks []Check, controls []Control) (Verdict, string) {
+	var differ []string
+	for _, c := range checks {
+		if !c.Holds() {
+			differ = append(differ, c.What)
+		}
+	}
+	switch {
+	case len(differ) > 0:
+		return False, "not as declared: " + strings.Join(differ, ", ")
+	case len(checks) == 0:
+		return Vacuous, "nothing was compared"
+	case len(controls) == 0:
+		return Vacuous, "no control shows that the probe can fail"
+	}
+	for _, c := range controls {
+		if !c.Holds() {
+			return Vacuous, "the control did not turn red for its reason: " + c.Defect
+		}
+	}
+	return True, ""
+}
+
+// A Summary is the packet in figures.
+type Summary struct {
+	About
+	Claims      map[Verdict]int `json:"claims"`
+	Probes      int             `json:"probes"`
+	Controls    int             `json:"controls"`
+	ControlsRed int             `json:"controls_red"`
+}
+
+// Summarise counts receipts.
+func Summarise(a About, receipts []Receipt) Summary {
+	s := Summary{About: a, Claims: map[Verdict]int{}}
+	for _, r := range receipts {
+		s.Claims[r.Verdict]++
+		if len(r.Checks) > 0 {
+			s.Probes++
+		}
+		for _, c := range r.Controls {
+			s.Controls++
+			if c.Holds() {
+				s.ControlsRed++
+			}
+		}
+	}
+	return s
+}
+
+// RenderPacket renders every file of a packet that is a function of its data,
+// by name.
+func RenderPacket(packet fs.FS) (map[string][]byte, error) {
+	about, err := load[About](packet, AboutFile)
+	if err != nil {
+		return nil, err
+	}
+	receipts, err := Receipts(packet)
+	if err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{}
+	for _, r := range receipts {
+		files[r.File()] = receiptPage(r)
+	}
+	summary := Summarise(about, receipts)
+	if files[SummaryFile], err = Encode(summary); err != nil {
+		return nil, err
+	}
+	files[CoverFile] = coverPage(summary, receipts)
+	return files, nil
+}
+
+func receiptPage(r Receipt) []byte {
+	p := &page{}
+	p.title(text(r.Claim.Says))
+	state := "**" + string(r.Verdict) + "**"
+	if r.Reason != "" {
+		state += " (" + text(r.Reason) + ")"
+	}
+	if !r.SeenAt.IsZero() {
+		state += ", seen at " + r.SeenAt.UTC().Format(time.RFC3339)
+	}
+	p.list([]string{
+		"claim: " + code(r.Claim.ID),
+		"verdict: " + state,
+		"observation: " + link(code(r.Data), "../"+r.Data),
+		"code: " + codes(r.Claim.Symbols, none),
+	})
+	if len(r.Checks) > 0 {
+		p.heading("Declared and seen")
+		var rows [][]string
+		for _, c := range r.Checks {
+			mark := ""
+			if !c.Holds() {
+				mark = "differs"
+			}
+			rows = append(rows, []string{text(c.What), text(c.Want), text(c.Got), mark})
+		}
+		p.grid([]string{"what", "declared", "seen", ""}, rows)
+	}
+	if len(r.Controls) > 0 {
+		p.heading("Controls")
+		p.paragraph("The same experiment on a system with a known defect, which must turn exactly these checks red.")
+		var rows [][]string
+		for _, c := range r.Controls {
+			mark := "red, for its reason"
+			if !c.Holds() {
+				mark = "**not red for its reason**"
+			}
+			if c.Failed != "" {
+				mark += ": " + text(c.Failed)
+			}
+			rows = append(rows, []string{text(c.Defect), text(other(slices.Clone(c.Turns))), text(other(slices.Clone(c.Red))), mark})
+		}
+		p.grid([]string{"defect", "must turn red", "turned red", ""}, rows)
+	}
+	return []byte(strings.TrimRight(p.String(), "\n") + "\n")
+}
+
+func coverPage(s Summary, receipts []Receipt) []byte {
+	p := &page{}
+	p.title("Audit packet")
+	p.paragraph("What a build of certctl claims of itself, and what was seen when it ran. Each claim leads to a receipt with what was declared " +
+		"beside what was seen, to the observation it was judged by, and to a control: the same experiment on a system with a known defect.")
+	p.paragraph("Check that no file was changed, and that the observations give these verdicts, without any network:")
+	p.printf("```sh\naudit-packet verify .\n```\n\n")
+	p.heading("Claims")
+	var rows [][]string
+	for _, r := range receipts {
+		rows = append(rows, []string{link(text(r.Claim.Says), r.File()), string(r.Verdict), text(r.Reason)})
+	}
+	p.grid([]string{"claim", "verdict", "why"}, rows)
+	p.heading("What was looked at")
+	p.grid([]string{"what", "value"}, [][]string{
+		{"commit", code(s.Commit)},
+		{"version", text(s.Version)},
+		{"built at", s.BuiltAt.UTC().Format(time.RFC3339)},
+		{"platform", text(fmt.Sprintf("%s, %s, %d CPUs, PostgreSQL %s", s.Platform, s.Go, s.CPUs, s.Database))},
+		{"controls that turned red for their reason", fmt.Sprintf("%d of %d", s.ControlsRed, s.Controls)},
+	})
+	p.heading("What is not proven")
+	p.paragraph("The packet is not signed: its manifest shows damage, and does not show who made it. " +
+		"A verdict holds for the commit above and the machine it ran on. " +
+		"The behaviour of several replicas is tested by the project's tests and has no receipt here.")
+	return []byte(strings.TrimRight(p.String(), "\n") + "\n")
+}

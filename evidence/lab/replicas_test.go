@@ -1,0 +1,264 @@
+package lab_test
+
+import (
+	"context"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"certctl/evidence/lab"
+	"certctl/server/api"
+	"certctl/server/audit"
+	"certctl/server/client"
+	"certctl/server/config"
+	"certctl/server/perm"
+	"certctl/server/schedule"
+	"certctl/server/seal"
+)
+
+const leaseTTL = 500 * time.Millisecond
+
+// replicas is a laboratory with three servers on one database.
+type replicas struct {
+	*lab.Lab
+	t      *testing.T
+	url    string
+	pool   *pgxpool.Pool
+	byName map[string]*lab.Replica
+}
+
+func start(t *testing.T) *replicas {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "certctl-server")
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "certctl/cmd/certctl-server").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	l, err := lab.Start(t.Context(), binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	r := &replicas{Lab: l, t: t, byName: map[string]*lab.Replica{}}
+	if r.url, err = l.Database(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if r.pool, err = pgxpool.New(t.Context(), r.url); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.pool.Close)
+	for range 3 {
+		r.add()
+	}
+	return r
+}
+
+func (r *replicas) add() *lab.Replica {
+	r.t.Helper()
+	one, err := r.Server(r.t.Context(), r.url, map[string]string{
+		config.LeaseTTL.Name:              leaseTTL.String(),
+		config.AuditSequenceEvery.Name:    "20ms",
+		config.AuditChainVerifyEvery.Name: "50ms",
+		config.RetentionEvery.Name:        "100ms",
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.byName[one.Name] = one
+	return one
+}
+
+// ask returns the one value of a query, or fails the test.
+func ask[T any](t *testing.T, pool *pgxpool.Pool, sql string, args ...any) T {
+	t.Helper()
+	rows, _ := pool.Query(t.Context(), sql, args...)
+	v, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[T])
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return v
+}
+
+func eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for !done() {
+		select {
+		case <-deadline:
+			t.Fatalf("did not happen: %s", what)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// write makes audit events until the test ends or the returned stop is called.
+func (r *replicas) write() (stop func()) {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(r.t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ctx := perm.With(ctx, perm.Actor{Kind: perm.ByServer, ID: "test"})
+		for ctx.Err() == nil {
+			_ = audit.Write(ctx, r.pool, audit.Event{Action: audit.ServerStarted})
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+// holder waits until a replica other than not holds the loop, and returns it
+// with its token.
+func (r *replicas) holder(loop *schedule.Loop, not string) (*lab.Replica, int64) {
+	r.t.Helper()
+	var name string
+	var token int64
+	eventually(r.t, "another replica holds "+loop.Name, func() bool {
+		err := r.pool.QueryRow(r.t.Context(), `
+			select holder, token from leases where name = $1 and expires_at > clock_timestamp() and holder <> $2`,
+			loop.Name, not).Scan(&name, &token)
+		return err == nil
+	})
+	return r.byName[name], token
+}
+
+func TestThreeReplicasOneKilledOneFrozen(t *testing.T) {
+	r := start(t)
+	stop := r.write()
+
+	// Killed while it holds the loop that writes.
+	killed, token := r.holder(schedule.AuditSequence, "")
+	if err := killed.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a takeover from the killed holder", func() bool {
+		return ask[int64](t, r.pool, `select token from leases where name = $1`, schedule.AuditSequence.Name) > token
+	})
+	r.add()
+
+	// Frozen between any two statements, wherever that happens to be.
+	for range 4 {
+		for _, loop := range []*schedule.Loop{schedule.AuditSequence, schedule.AuditChainVerify} {
+			frozen, token := r.holder(loop, killed.Name)
+			r.freeze(frozen, func() {
+				eventually(t, "a takeover of "+loop.Name, func() bool {
+					return ask[bool](t, r.pool, `select exists (select from loop_runs where loop = $1 and token > $2 and replica <> $3)`,
+						loop.Name, token, frozen.Name)
+				})
+			})
+		}
+	}
+
+	// Frozen in the middle of a transaction that has written: its rows wait for
+	// a lock that this test holds until the process no longer runs.
+	conn, err := r.pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), `lock table audit_checkpoints in share mode`); err != nil {
+		t.Fatal(err)
+	}
+	var waiting string
+	eventually(t, "a holder waits in its transaction", func() bool {
+		err := r.pool.QueryRow(t.Context(), `
+			select application_name from pg_stat_activity
+			where datname = current_database() and wait_event_type = 'Lock' and application_name like 'certctl %'`).Scan(&waiting)
+		return err == nil
+	})
+	frozen := r.byName[strings.TrimPrefix(waiting, "certctl ")]
+	token = ask[int64](t, r.pool, `select token from leases where name = $1 and holder = $2`, schedule.AuditSequence.Name, frozen.Name)
+	written := ask[int64](t, r.pool, `select count(*) from audit_checkpoints where token = $1`, token)
+	r.freeze(frozen, func() {
+		if err := tx.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		conn.Release()
+		eventually(t, "a takeover from the holder that was frozen in its transaction", func() bool {
+			return ask[bool](t, r.pool, `
+				select exists (select from loop_runs where loop = $1 and token > $2 and acted > 0)`, schedule.AuditSequence.Name, token)
+		})
+	})
+	stop()
+	eventually(t, "the queue drains", func() bool { return ask[int64](t, r.pool, `select count(*) from audit_queue`) == 0 })
+
+	if n := ask[int64](t, r.pool, `select count(*) from audit_checkpoints where token = $1`, token); n != written {
+		t.Errorf("the holder that was frozen in its transaction had signed %d checkpoints and has signed %d now", written, n)
+	}
+	for _, name := range []string{schedule.AuditSequence.Name, schedule.AuditChainVerify.Name} {
+		if n := ask[int64](t, r.pool, `
+			select count(*) from loop_runs a join loop_runs b on a.loop = b.loop and a.id < b.id
+			where a.loop = $1 and tstzrange(a.started_at, a.finished_at) && tstzrange(b.started_at, b.finished_at)`, name); n != 0 {
+			t.Errorf("%d pairs of passes of %s overlap", n, name)
+		}
+		if n := ask[int64](t, r.pool, `select count(distinct replica) from loop_runs where loop = $1`, name); n < 3 {
+			t.Errorf("only %d replicas ran %s: nothing was taken over", n, name)
+		}
+	}
+	// A write outside of its pass would be a checkpoint of no pass at that time.
+	if n := ask[int64](t, r.pool, `
+		select count(*) from audit_checkpoints c where not exists (
+			select from loop_runs r
+			where r.loop = $1 and r.token = c.token and c.at between r.started_at and coalesce(r.finished_at, c.at))`,
+		schedule.AuditSequence.Name); n != 0 {
+		t.Errorf("%d checkpoints were signed outside of the pass whose token they carry", n)
+	}
+	if n := ask[int64](t, r.pool, `select count(*) from (
+			select token < lag(token) over (order by size) as backwards from audit_checkpoints) c where backwards`); n != 0 {
+		t.Errorf("the token goes back %d times as the log grows", n)
+	}
+	events, logged := ask[int64](t, r.pool, `select count(*) from audit_events`), ask[int64](t, r.pool, `select count(*) from audit_log`)
+	if events != logged || events < 100 {
+		t.Errorf("%d events and %d entries of the log, want as many, and not few", events, logged)
+	}
+	r.verify()
+}
+
+// freeze stops a replica for longer than its lease, and until then is done,
+// and lets it go on.
+func (r *replicas) freeze(one *lab.Replica, then func()) {
+	r.t.Helper()
+	if err := one.Freeze(); err != nil {
+		r.t.Fatal(err)
+	}
+	<-time.After(2 * leaseTTL) // past its lease, which is the experiment
+	then()
+	if err := one.Thaw(); err != nil {
+		r.t.Fatal(err)
+	}
+	eventually(r.t, "the replica answers again", func() bool {
+		c, err := one.Client("")
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		_, err = client.Do(r.t.Context(), c, api.Readyz, &api.Empty{})
+		return err == nil
+	})
+}
+
+func (r *replicas) verify() {
+	r.t.Helper()
+	box, err := seal.New(r.Secrets(r.url)[config.EncryptionKey.Name])
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	log, err := audit.Open(r.t.Context(), r.pool, box)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	report, err := log.Verify(r.t.Context(), r.pool, audit.Options{})
+	if err != nil || !report.Intact() {
+		r.t.Errorf("%v %v", report, err)
+	}
+}

@@ -1,0 +1,62 @@
+package observe
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"certctl/evidence"
+	"certctl/server/migrate"
+)
+
+// Catalog reads what PostgreSQL says of the tables in the public schema.
+func Catalog(ctx context.Context, conn *pgx.Conn) (c evidence.Catalog, err error) {
+	rows, err := migrate.Ledger(ctx, conn)
+	if err != nil {
+		return c, err
+	}
+	for _, r := range rows {
+		c.Migrations = append(c.Migrations, evidence.CatalogMigration{Version: r.Version, SHA256: r.SHA256})
+	}
+	tables, _ := conn.Query(ctx, `
+		select c.relname as name, coalesce(obj_description(c.oid, 'pg_class'), '') as comment, c.oid
+		from pg_class c join pg_namespace n on n.oid = c.relnamespace
+		where n.nspname = 'public' and c.relkind in ('r', 'p') order by c.relname`)
+	type row struct {
+		Name, Comment string
+		OID           uint32 `db:"oid"`
+	}
+	found, err := pgx.CollectRows(tables, pgx.RowToStructByName[row])
+	if err != nil {
+		return c, err
+	}
+	// One batch for all tables: what takes a query each would take four.
+	b := &pgx.Batch{}
+	c.Tables = make([]evidence.CatalogTable, len(found))
+	for i, t := range found {
+		table := &c.Tables[i]
+		table.Name, table.Comment = t.Name, t.Comment
+		queue(b, &table.Columns, t.OID, `
+			select a.attname as name, format_type(a.atttypid, a.atttypmod) as type, not a.attnotnull as nullable,
+			       coalesce(case when a.attidentity <> '' then 'identity' else pg_get_expr(d.adbin, d.adrelid) end, '') as default
+			from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+			where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped order by a.attnum`)
+		queue(b, &table.Constraints, t.OID, `
+			select conname as name, pg_get_constraintdef(oid) as definition
+			from pg_constraint where conrelid = $1 order by conname`)
+		queue(b, &table.Indexes, t.OID, `
+			select c.relname as name, pg_get_indexdef(i.indexrelid) as definition
+			from pg_index i join pg_class c on c.oid = i.indexrelid where i.indrelid = $1 order by c.relname`)
+		queue(b, &table.Triggers, t.OID, `
+			select tgname as name, pg_get_triggerdef(oid) || case tgenabled when 'O' then '' else ' -- disabled' end as definition
+			from pg_trigger where tgrelid = $1 and not tgisinternal order by tgname`)
+	}
+	return c, conn.SendBatch(ctx, b).Close()
+}
+
+func queue[T any](b *pgx.Batch, to *[]T, oid uint32, sql string) {
+	b.Queue(sql, oid).Query(func(rows pgx.Rows) (err error) {
+		*to, err = pgx.CollectRows(rows, pgx.RowToStructByName[T])
+		return err
+	})
+}

@@ -1,0 +1,105 @@
+// Package probe looks at a running system, and at the same system with known
+// defects, and stores what it saw. It judges nothing.
+package probe
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"certctl/evidence"
+	"certctl/evidence/lab"
+	"certctl/server/api"
+	"certctl/server/client"
+)
+
+// A Site is a system to look at.
+type Site struct {
+	Lab      *lab.Lab
+	Declared api.Declared
+
+	Admin    *client.Client    // holds every permission, or what the operator gave
+	Database string            // URL; empty if it is out of reach
+	Given    map[string]string // settings the process was given; nil if unknown
+
+	// Learnt before anything was looked at, as a reviewer would have kept it.
+	Checkpoint api.Checkpoint
+}
+
+// connect opens the site's database.
+func (s *Site) connect(ctx context.Context) (*pgx.Conn, error) { return pgx.Connect(ctx, s.Database) }
+
+// A Need is something that a probe cannot do without.
+type Need string
+
+// The needs.
+const (
+	Database  Need = "the database's URL"
+	Processes Need = "a process that it started itself"
+)
+
+// A Probe is an experiment for one claim.
+type Probe struct {
+	Of       *evidence.Statement
+	Needs    []Need
+	Look     func(context.Context, *Site) (any, error)
+	Controls []Defect
+}
+
+// A Defect is a change of the system that the probe must notice.
+type Defect struct {
+	Says  string
+	Turns func(api.Declared) []string // the checks that must turn red
+
+	// Site returns the base with the defect, and what ends it.
+	Site func(ctx context.Context, base *Site) (*Site, func() error, error)
+}
+
+// Observe looks at the site for the probe's claim.
+func (p Probe) Observe(ctx context.Context, s *Site) evidence.Observation {
+	o := evidence.Observation{Claim: p.Of.ID, SeenAt: time.Now().UTC().Truncate(time.Second)}
+	for _, n := range p.Needs {
+		if (n == Database && s.Database == "") || (n == Processes && s.Given == nil) {
+			o.Skipped = "the probe needs " + string(n)
+			return o
+		}
+	}
+	seen, err := p.look(ctx, s)
+	if err != nil {
+		o.Failed = err.Error()
+	}
+	o.Seen = seen
+	return o
+}
+
+// Control looks at the base with a defect.
+func (p Probe) Control(ctx context.Context, base *Site, d Defect) (o evidence.ControlObservation) {
+	o = evidence.ControlObservation{Defect: d.Says, Turns: d.Turns(base.Declared)}
+	site, end, err := d.Site(ctx, base)
+	if err != nil {
+		o.Failed = err.Error()
+		return o
+	}
+	defer func() {
+		if err := end(); err != nil && o.Failed == "" {
+			o.Failed = err.Error()
+		}
+	}()
+	if o.Seen, err = p.look(ctx, site); err != nil {
+		o.Failed = err.Error()
+	}
+	return o
+}
+
+func (p Probe) look(ctx context.Context, s *Site) (json.RawMessage, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	seen, err := p.Look(ctx, s)
+	if err != nil {
+		return nil, fmt.Errorf("look: %w", err)
+	}
+	return json.Marshal(seen)
+}

@@ -1,0 +1,354 @@
+package probe
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"certctl/evidence"
+	"certctl/evidence/observe"
+	"certctl/server/api"
+	"certctl/server/audit"
+	"certctl/server/client"
+	"certctl/server/config"
+	"certctl/server/fault"
+	"certctl/server/perm"
+	"certctl/server/schedule"
+)
+
+// Probes are the experiments, one per claim.
+var Probes = []Probe{
+	{
+		Of: evidence.LedgerMatches, Needs: []Need{Database}, Look: lookLedger,
+		Controls: []Defect{
+			{
+				Says:  "the ledger says that the newest migration was applied from another file",
+				Turns: func(d api.Declared) []string { return []string{newest(d)} },
+				Site: altered(func(d api.Declared) string {
+					return `update schema_migrations set sha256 = repeat('0', 64) where version = '` + newest(d) + `'`
+				}),
+			},
+			{
+				Says:  "the ledger lacks the newest migration and has one that no file has",
+				Turns: func(d api.Declared) []string { return []string{newest(d), evidence.OtherRows} },
+				Site: altered(func(d api.Declared) string {
+					return `update schema_migrations set version = '9999_elsewhere' where version = '` + newest(d) + `'`
+				}),
+			},
+		},
+	},
+	{
+		Of: evidence.CatalogMatches, Needs: []Need{Database}, Look: lookCatalog,
+		Controls: []Defect{
+			{
+				Says:  "a column was added to a table by hand",
+				Turns: func(api.Declared) []string { return []string{"api_keys"} },
+				Site:  altered(func(api.Declared) string { return `alter table api_keys add column added_by_hand text` }),
+			},
+			{
+				Says:  "the trigger that keeps events from being edited is disabled",
+				Turns: func(api.Declared) []string { return []string{"audit_events"} },
+				Site:  altered(func(api.Declared) string { return `alter table audit_events disable trigger user` }),
+			},
+		},
+	},
+	{
+		Of: evidence.LoopsPass, Needs: []Need{Database}, Look: lookPasses,
+		Controls: []Defect{{
+			Says:  "an absent replica holds the lease of every loop that has one",
+			Turns: leased,
+			Site: served(nil, func(api.Declared) string {
+				return `delete from loop_runs; update leases set holder = 'absent', expires_at = now() + interval '1 hour'`
+			}),
+		}},
+	},
+	{
+		Of: evidence.SettingsHold, Needs: []Need{Database, Processes}, Look: lookSettings,
+		Controls: []Defect{{
+			Says: "the process runs with another period than it was given",
+			Turns: func(api.Declared) []string {
+				return []string{config.AuditSequenceEvery.Name, "time between passes of " + schedule.AuditSequence.Name}
+			},
+			Site: served(map[string]string{config.AuditSequenceEvery.Name: "500ms"}, func(api.Declared) string { return `delete from loop_runs` }),
+		}},
+	},
+	{
+		Of: evidence.TrailIntact, Look: lookTrail,
+		Controls: []Defect{
+			{Says: "an event was edited", Turns: turns(audit.Edited), Site: served(nil, tamper(editEvent))},
+			{Says: "an event was deleted", Turns: turns(audit.Missing), Site: served(nil, tamper(deleteEvent))},
+			{Says: "two entries of the log were swapped", Turns: turns(audit.Swapped), Site: served(nil, tamper(swapEntries))},
+			{
+				Says: "the newest entries were removed, with their hashes and checkpoints", Turns: turns(audit.Truncated, outside),
+				Site: served(nil, tamper(truncateLog)),
+			},
+			{
+				Says: "an older copy of the tables was restored, and written on", Turns: turns(audit.Replaced, outside),
+				Site: servedAndWorked(tamper(truncateLog)),
+			},
+		},
+	},
+	{
+		Of: evidence.ActionsWritten, Needs: []Need{Database}, Look: lookActions,
+		Controls: []Defect{{
+			Says: "nobody worked with the server",
+			Turns: func(d api.Declared) (names []string) {
+				for _, a := range d.Actions {
+					if a.Name != audit.ServerStarted.Name {
+						names = append(names, a.Name)
+					}
+				}
+				return names
+			},
+			Site: idle,
+		}},
+	},
+	{
+		Of: evidence.RolesGuard, Needs: []Need{Processes}, Look: lookRoles,
+		Controls: []Defect{{
+			Says:  "a row gives one of the roles a permission that it does not declare",
+			Turns: func(api.Declared) []string { return []string{perm.Auditor.Name} },
+			Site: afterStart(func(api.Declared) string {
+				return `insert into role_permissions values ('` + perm.Auditor.Name + `', '` + perm.KeyRead.Name + `')`
+			}),
+		}},
+	},
+}
+
+func newest(d api.Declared) string { return d.Migrations[len(d.Migrations)-1].Version }
+
+func leased(d api.Declared) (names []string) {
+	for _, l := range d.Loops {
+		if l.HA == schedule.OneReplica {
+			names = append(names, l.Name)
+		}
+	}
+	return names
+}
+
+func lookLedger(ctx context.Context, s *Site) (any, error) {
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(ctx)
+	return observe.Ledger(ctx, conn)
+}
+
+func lookCatalog(ctx context.Context, s *Site) (any, error) {
+	fresh, err := s.Lab.Database(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Lab.Migrate(ctx, fresh); err != nil {
+		return nil, err
+	}
+	var seen evidence.CatalogSeen
+	for _, c := range []struct {
+		url string
+		to  *evidence.Catalog
+	}{{fresh, &seen.Fresh}, {s.Database, &seen.Live}} {
+		at := *s
+		at.Database = c.url
+		conn, err := at.connect(ctx)
+		if err != nil {
+			return nil, err
+		}
+		*c.to, err = observe.Catalog(ctx, conn)
+		conn.Close(ctx)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return seen, nil
+}
+
+// patience is how long a probe waits for what loops do: several periods of the
+// slowest that runs at start.
+const patience = 3 * time.Second
+
+func lookPasses(ctx context.Context, s *Site) (any, error) {
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(ctx)
+	end := time.After(patience)
+	for {
+		seen, err := observe.Passes(ctx, conn)
+		if err != nil {
+			return nil, err
+		}
+		done := map[string]bool{}
+		for _, r := range seen.Runs {
+			if r.FinishedAt != nil {
+				done[r.Loop] = true
+			}
+		}
+		if len(done) >= len(s.Declared.Loops) {
+			return seen, nil
+		}
+		select {
+		case <-end:
+			return seen, nil
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func lookSettings(ctx context.Context, s *Site) (any, error) {
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(ctx)
+	body, err := s.Admin.Send(ctx, api.Introspect.Method, api.Introspect.Path, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Body.Close()
+	raw, err := io.ReadAll(body.Body)
+	if err != nil {
+		return nil, err
+	}
+	in, err := client.Do(ctx, s.Admin, api.Introspect, &api.Empty{})
+	if err != nil {
+		return nil, err
+	}
+	seen := evidence.SettingsSeen{Given: map[string]string{}, Shown: in.Settings, Leaked: []string{}, Periods: map[string]int64{}}
+	secret := map[string]bool{}
+	for _, k := range config.Keys() {
+		secret[k.Name] = k.Secret
+	}
+	for name, value := range s.Given {
+		if !secret[name] {
+			seen.Given[name] = value
+			continue
+		}
+		seen.Given[name] = config.Withheld
+		for _, form := range forms(value) {
+			if strings.Contains(string(raw), form) {
+				seen.Leaked = append(seen.Leaked, name)
+				break
+			}
+		}
+	}
+	// The paths of the laboratory's own files are not this machine's to tell.
+	for _, name := range []string{config.TLSCertFile.Name, config.TLSKeyFile.Name} {
+		for i := range seen.Shown {
+			if seen.Shown[i].Name == name && seen.Shown[i].Value == s.Given[name] {
+				seen.Shown[i].Value, seen.Given[name] = "as given", "as given"
+			}
+		}
+	}
+	for _, l := range s.Declared.Loops {
+		if _, given := s.Given[l.Setting]; !given {
+			continue
+		}
+		if seen.Periods[l.Name], err = period(ctx, s, l.Name); err != nil {
+			return nil, err
+		}
+	}
+	return seen, nil
+}
+
+// period waits for enough passes to take a mean of.
+func period(ctx context.Context, s *Site, loop string) (int64, error) {
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close(ctx)
+	end := time.After(2 * patience)
+	for {
+		mean, n, err := observe.Period(ctx, conn, loop)
+		if err != nil || n >= 8 {
+			return mean, err
+		}
+		select {
+		case <-end:
+			return mean, nil
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// forms are the ways in which a secret could stand in an answer.
+func forms(secret string) []string {
+	return []string{
+		secret, url.QueryEscape(secret), url.PathEscape(secret), hex.EncodeToString([]byte(secret)),
+		base64.StdEncoding.EncodeToString([]byte(secret)), base64.RawURLEncoding.EncodeToString([]byte(secret)),
+	}
+}
+
+func lookTrail(ctx context.Context, s *Site) (any, error) {
+	body, err := client.Stream(ctx, s.Admin, api.ExportEvents, &api.EventFilter{})
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	export, err := io.ReadAll(body)
+	return evidence.TrailSeen{Export: string(export), Checkpoint: s.Checkpoint.Note, Verifier: s.Checkpoint.Verifier}, err
+}
+
+func lookActions(ctx context.Context, s *Site) (any, error) {
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(ctx)
+	return observe.Actions(ctx, conn)
+}
+
+func lookRoles(ctx context.Context, s *Site) (any, error) {
+	seen := evidence.RolesSeen{Admitted: map[string][]string{}}
+	for _, role := range s.Declared.Roles {
+		key, err := createKey(ctx, s.Admin, unique("as "+role.Name), role.Name)
+		if err != nil {
+			return nil, err
+		}
+		seen.Admitted[role.Name] = []string{}
+		for _, r := range s.Declared.Routes {
+			if r.Permission == "" {
+				continue
+			}
+			admitted, err := admits(ctx, s.Admin.With(key.Secret), r)
+			if err != nil {
+				return nil, fmt.Errorf("%s as %s: %w", r.Name, role.Name, err)
+			}
+			if admitted {
+				seen.Admitted[role.Name] = append(seen.Admitted[role.Name], r.Name)
+			}
+		}
+		slices.Sort(seen.Admitted[role.Name])
+	}
+	return seen, nil
+}
+
+// admits calls a route on things that do not exist, and reports whether the
+// guard let the call through to be answered or refused for that.
+func admits(ctx context.Context, c *client.Client, r api.DeclaredRoute) (bool, error) {
+	path := strings.NewReplacer("{id}", "none", "{role}", "none", "{name}", "none").Replace(r.Path)
+	var body []byte
+	if r.Method == http.MethodPost {
+		body = []byte("{}")
+	}
+	res, err := c.Send(ctx, r.Method, path, body)
+	if err == nil {
+		return true, res.Body.Close()
+	}
+	switch fault.Of(err) {
+	case fault.Forbidden:
+		return false, nil
+	case fault.Invalid, fault.NotFound, fault.Conflict:
+		return true, nil
+	}
+	return false, err
+}

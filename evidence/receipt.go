@@ -1,0 +1,66 @@
+// Package evidence says what the server claims of itself and what was seen of
+// it. It names no setting, loop, route or permission of its own: every name on
+// a page comes from the server's tables.
+package evidence
+
+import (
+	"slices"
+	"time"
+)
+
+// A Verdict is what an observation says of a claim.
+type Verdict string
+
+// The verdicts.
+const (
+	True    Verdict = "true"
+	False   Verdict = "false"
+	Unknown Verdict = "unknown" // could not look
+	Skipped Verdict = "skipped" // with the reason
+	Vacuous Verdict = "vacuous" // nothing could have failed
+	Stale   Verdict = "stale"   // what it depends on has moved on
+)
+
+// A Claim is one sentence that can be false.
+type Claim struct {
+	ID      string   `json:"id"` // area/what
+	Says    string   `json:"says"`
+	Symbols []string `json:"symbols"` // the code it is about, as package.Name
+}
+
+// A Check sets what was declared beside what was seen.
+type Check struct {
+	What string `json:"what"`
+	Want string `json:"want"` // from a declaration
+	Got  string `json:"got"`  // from the running system
+}
+
+// Holds reports whether what was seen is what was declared.
+func (c Check) Holds() bool { return c.Want == c.Got }
+
+// A Control is the same experiment on a system with a known defect.
+type Control struct {
+	Defect string   `json:"defect"` // what was broken, in words
+	Turns  []string `json:"turns"`  // the checks that the defect must turn red
+	Red    []string `json:"red"`    // the checks that it did
+	Failed string   `json:"failed,omitempty"`
+}
+
+// Holds reports whether the control came out red, for its reason alone.
+func (c Control) Holds() bool {
+	return len(c.Turns) > 0 && slices.Equal(c.Turns, c.Red)
+}
+
+// A Receipt is a claim with what was seen, its control and its verdict.
+type Receipt struct {
+	Claim    Claim     `json:"claim"`
+	Verdict  Verdict   `json:"verdict"`
+	Reason   string    `json:"reason,omitempty"` // of a verdict other than true
+	SeenAt   time.Time `json:"seen_at"`
+	Data     string    `json:"data"` // file of the packet that holds the observation
+	Checks   []Check   `json:"checks"`
+	Controls []Control `json:"controls"`
+}
+
+// File is where the packet has the receipt.
+func (r Receipt) File() string { return "receipts/" + slug(r.Claim.ID) + ".md" }

@@ -1,0 +1,102 @@
+package api
+
+import (
+	"time"
+
+	"certctl/server/audit"
+	"certctl/server/config"
+	"certctl/server/fault"
+	"certctl/server/metric"
+	"certctl/server/migrate"
+	"certctl/server/perm"
+	"certctl/server/schedule"
+	"certctl/server/web"
+)
+
+// Empty is the input of a route that takes none.
+type Empty = web.Nothing
+
+// Ready says that a replica can serve.
+type Ready struct {
+	Ready   bool   `json:"ready"`
+	Replica string `json:"replica"`
+}
+
+// Introspection is what a running server says of itself.
+type Introspection struct {
+	Build    Build            `json:"build"`
+	Replica  Replica          `json:"replica"`
+	Declared Declared         `json:"declared"`
+	Settings []config.Shown   `json:"settings" nullable:"false"`
+	Ledger   []migrate.Row    `json:"ledger" nullable:"false"`
+	Leases   []schedule.Lease `json:"leases" nullable:"false"`
+	LastRuns []schedule.Run   `json:"last_runs" nullable:"false"`
+}
+
+// A Build says what was compiled.
+type Build struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit" doc:"of the source, if it was built from a checkout"`
+	Go      string `json:"go"`
+}
+
+// A Replica is one process.
+type Replica struct {
+	Name      string    `json:"name"`
+	PID       int       `json:"pid"`
+	StartedAt time.Time `json:"started_at"`
+	Database  string    `json:"database" doc:"version of the database server"`
+}
+
+// Declared is every table of the server, as built.
+type Declared struct {
+	Settings    []config.Spec       `json:"settings" nullable:"false"`
+	Permissions []*perm.Permission  `json:"permissions" nullable:"false"`
+	Roles       []DeclaredRole      `json:"roles" nullable:"false"`
+	Metrics     []*metric.Metric    `json:"metrics" nullable:"false"`
+	Faults      []*fault.Kind       `json:"faults" nullable:"false"`
+	Actions     []*audit.Action     `json:"actions" nullable:"false"`
+	Loops       []DeclaredLoop      `json:"loops" nullable:"false"`
+	Retentions  []DeclaredRetention `json:"retentions" nullable:"false"`
+	Routes      []DeclaredRoute     `json:"routes" nullable:"false"`
+	Migrations  []migrate.Migration `json:"migrations" nullable:"false"`
+}
+
+// A DeclaredRole is a default role.
+type DeclaredRole struct {
+	Name        string   `json:"name"`
+	Does        string   `json:"does"`
+	Permissions []string `json:"permissions" nullable:"false"`
+}
+
+// A DeclaredLoop is a loop of the scheduler.
+type DeclaredLoop struct {
+	Name    string      `json:"name"`
+	Does    string      `json:"does"`
+	Every   string      `json:"every" doc:"the default period"`
+	Setting string      `json:"setting" doc:"what changes the period"`
+	Timeout string      `json:"timeout" doc:"of one pass"`
+	HA      schedule.HA `json:"ha" doc:"how several replicas keep from doing its work twice"`
+	Why     string      `json:"why"`
+	Effects string      `json:"effects"`
+}
+
+// A DeclaredRetention is a table that the retention loop prunes.
+type DeclaredRetention struct {
+	Table   string `json:"table"`
+	Setting string `json:"setting"`
+	Keep    string `json:"keep" doc:"the default"`
+	Does    string `json:"does"`
+}
+
+// A DeclaredRoute is a route of the API.
+type DeclaredRoute struct {
+	Name       string `json:"name"`
+	Method     string `json:"method"`
+	Path       string `json:"path"`
+	Does       string `json:"does"`
+	Permission string `json:"permission,omitempty"`
+	Public     string `json:"public,omitempty" doc:"why it needs no permission"`
+	In         string `json:"in,omitempty" doc:"Go type of what it takes"`
+	Out        string `json:"out,omitempty" doc:"Go type of what it answers with, or its media type"`
+}

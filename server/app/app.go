@@ -1,0 +1,223 @@
+// Package app puts the server together. It is the only package that imports
+// them all, and its tables are the server's table of contents.
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
+
+	"certctl/migrations"
+	"certctl/server/audit"
+	"certctl/server/auth"
+	"certctl/server/config"
+	"certctl/server/metric"
+	"certctl/server/migrate"
+	"certctl/server/perm"
+	"certctl/server/pg"
+	"certctl/server/schedule"
+	"certctl/server/seal"
+	"certctl/server/store"
+	"certctl/server/web"
+)
+
+// App is one configured server.
+type App struct {
+	Web *web.Server
+
+	settings config.Values
+	build    Build
+	replica  string
+	started  time.Time
+	log      *zap.Logger
+	metrics  *metric.Set
+	access   *auth.Access
+
+	db       *pgxpool.Pool
+	trail    *audit.Log
+	database string // version of the database server
+	serving  atomic.Bool
+}
+
+// Build says what was compiled.
+type Build struct{ Version, Commit, Go string }
+
+// New wires the server and does no I/O: the documentation renderer calls it
+// with no settings and no database.
+func New(settings config.Values, build Build, log *zap.Logger) *App {
+	a := &App{
+		settings: settings,
+		build:    build,
+		replica:  config.Replica.In(settings),
+		started:  time.Now(),
+		log:      log,
+		metrics:  metric.New(),
+		access:   &auth.Access{BootstrapToken: config.BootstrapToken.In(settings)},
+	}
+	if a.replica == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			host = "replica"
+		}
+		a.replica = fmt.Sprintf("%.48s-%d", host, os.Getpid())
+	}
+	a.metrics.Set(metric.BuildInfo, 1, build.Version)
+	a.Web = web.New(web.Options{
+		Version: build.Version,
+		MaxBody: config.MaxBodyBytes.In(settings),
+		Metrics: a.metrics,
+		Log:     log,
+		Admit:   func(ctx context.Context, token string) (perm.Actor, error) { return a.access.Admit(ctx, token) },
+		Tag: func(ctx context.Context, id string) context.Context {
+			return audit.WithReplica(audit.WithRequest(ctx, id), a.replica)
+		},
+	}, a.routes())
+	return a
+}
+
+// Options are choices of one start, beside the settings.
+type Options struct {
+	NoMigrate bool                 // check the ledger and apply nothing
+	Ready     func(address string) // called once requests are answered
+}
+
+// Run serves until ctx ends, and returns once requests and passes under way
+// have finished, or their time is up.
+func (a *App) Run(ctx context.Context, o Options) error {
+	url := config.DatabaseURL.In(a.settings)
+	if url == "" {
+		return fmt.Errorf("%s is not set: give the database that all replicas share, or start with --embedded for one machine", config.DatabaseURL.Name)
+	}
+	key := config.EncryptionKey.In(a.settings)
+	if key == "" {
+		return fmt.Errorf("%s is not set: make one key with `openssl rand -base64 %d` and give it to every replica", config.EncryptionKey.Name, seal.KeySize)
+	}
+	box, err := seal.New(key)
+	if err != nil {
+		return fmt.Errorf("%s: %w", config.EncryptionKey.Name, err)
+	}
+	certificate, err := a.certificate()
+	if err != nil {
+		return err
+	}
+	a.db, err = pg.Pool(url, a.replica, config.DatabaseMaxConnections.In(a.settings))
+	if err != nil {
+		return err
+	}
+	defer a.db.Close()
+	a.access.DB = a.db
+	if err := a.prepare(ctx, box, o); err != nil {
+		return err
+	}
+
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", config.Listen.In(a.settings))
+	if err != nil {
+		return fmt.Errorf("%s: %w", config.Listen.Name, err)
+	}
+	hard, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	context.AfterFunc(ctx, func() {
+		a.serving.Store(false)
+		a.log.Info("stopping", zap.Duration("at_most", config.ShutdownTimeout.In(a.settings)))
+		time.AfterFunc(config.ShutdownTimeout.In(a.settings), cut)
+	})
+
+	a.serving.Store(true)
+	a.log.Info("serving", zap.String("address", listener.Addr().String()), zap.String("version", a.build.Version),
+		zap.Duration("after", time.Since(a.started)))
+	if o.Ready != nil {
+		o.Ready("https://" + listener.Addr().String())
+	}
+	// A server that cannot answer any more must not go on with its loops.
+	ctx, stop := context.WithCancel(ctx)
+	served := make(chan error, 1)
+	go func() {
+		defer stop()
+		served <- a.Web.Serve(ctx, hard, listener, certificate)
+	}()
+	loops := &schedule.Runner{
+		DB: a.db, Replica: a.replica, Settings: a.settings, Metrics: a.metrics, Log: a.log, Bindings: a.Loops(),
+	}
+	loops.Run(audit.WithReplica(ctx, a.replica), audit.WithReplica(hard, a.replica))
+	return <-served
+}
+
+// prepare brings the database to where this server can run on it.
+func (a *App) prepare(ctx context.Context, box *seal.Box, o Options) error {
+	if !o.NoMigrate {
+		if err := Migrate(ctx, a.settings, a.replica, a.build, a.log); err != nil {
+			return err
+		}
+	}
+	status, err := migrate.Check(ctx, a.db, migrations.Files)
+	if err != nil {
+		return err
+	}
+	if err := a.db.QueryRow(ctx, `select current_setting('server_version')`).Scan(&a.database); err != nil {
+		return err
+	}
+	// An older server beside a newer one leaves the newer one's roles alone.
+	if status.Count(migrate.Newer) == 0 {
+		if err := store.SyncRoles(ctx, a.db, perm.All(), perm.Roles()); err != nil {
+			return err
+		}
+	}
+	if err := schedule.Declare(ctx, a.db); err != nil {
+		return err
+	}
+	a.trail, err = audit.Open(ctx, a.db, box)
+	if err != nil {
+		return err
+	}
+	return audit.Write(a.itself(ctx), a.db, audit.Event{
+		Action: audit.ServerStarted, Details: map[string]string{"version": a.build.Version, "commit": a.build.Commit},
+	})
+}
+
+// itself returns a context in which this replica acts of its own accord.
+func (a *App) itself(ctx context.Context) context.Context {
+	return perm.With(audit.WithReplica(ctx, a.replica), perm.Actor{Kind: perm.ByServer, ID: a.replica, Name: a.replica})
+}
+
+// Migrate applies what is pending.
+func Migrate(ctx context.Context, settings config.Values, replica string, build Build, log *zap.Logger) error {
+	url := config.MigrateDatabaseURL.In(settings)
+	if url == "" {
+		url = config.DatabaseURL.In(settings)
+	}
+	return migrate.Up(ctx, url, migrate.Options{Files: migrations.Files, Replica: replica, Server: build.Version, Log: log})
+}
+
+// certificate returns what HTTPS presents: the files that are set, or one
+// that this process issued itself.
+func (a *App) certificate() (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
+	certFile, keyFile := config.TLSCertFile.In(a.settings), config.TLSKeyFile.In(a.settings)
+	if (certFile == "") != (keyFile == "") {
+		return nil, fmt.Errorf("%s and %s: set both, or neither", config.TLSCertFile.Name, config.TLSKeyFile.Name)
+	}
+	if certFile != "" {
+		c, err := web.LoadCertificate(certFile, keyFile, a.log)
+		if err != nil {
+			return nil, err
+		}
+		return c.Get, nil
+	}
+	certPEM, keyPEM, err := web.SelfIssue(config.Listen.In(a.settings))
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return nil, err
+	}
+	a.log.Warn("presenting a certificate that this process issued itself; set "+config.TLSCertFile.Name+" for one that clients trust",
+		zap.String("sha256", web.Fingerprint(&pair)))
+	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &pair, nil }, nil
+}
