@@ -16,7 +16,7 @@ func versionCommand() *cobra.Command {
 		Use:   "version",
 		Short: "Say what was built",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(*cobra.Command, []string) error {
 			if asJSON {
 				return json.NewEncoder(os.Stdout).Encode(api.Build(build()))
 			}

@@ -5,7 +5,7 @@ import (
 	"certctl/server/store"
 )
 
-// What the routes of keys and roles take and answer with. The feature that
+// The types that the routes of keys and roles take and answer with. The feature that
 // serves them owns the types; clients know them by these names.
 type (
 	NewBootstrap = auth.NewBootstrap

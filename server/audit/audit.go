@@ -11,8 +11,9 @@
 // What they cannot find: changes to events that are not in the log yet; with no
 // checkpoint kept outside, the removal of the newest events together with their
 // checkpoints, the return to an older copy of all tables, and anything done by
-// somebody who has the signing key; and what a program with access to the
-// database writes as an event that never happened.
+// somebody who has the signing key; and what somebody with the server's own
+// access to the database writes as an event that never happened. Of an export
+// by a filter, the filter and the events that it leaves out are not verified.
 package audit
 
 import (

@@ -148,6 +148,13 @@ func TestWrite(t *testing.T) {
 			t.Error("want an error")
 		}
 	})
+	t.Run("an event that the database does not take is an error", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(tr.ctx)
+		cancel()
+		if err := audit.Write(ctx, tr.db, event); err == nil {
+			t.Error("want an error")
+		}
+	})
 	t.Run("details beyond what is kept are refused", func(t *testing.T) {
 		e := event
 		e.Details = map[string]string{"long": strings.Repeat("x", 64<<10)}

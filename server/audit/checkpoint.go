@@ -103,10 +103,11 @@ func soleSignature(signed string) bool {
 // verifiers reads verifier keys in the note format.
 func verifiers(keys []string) (note.Verifiers, error) {
 	var list []note.Verifier
-	for _, k := range keys {
+	for i, k := range keys {
 		v, err := note.NewVerifier(k)
 		if err != nil {
-			return nil, fmt.Errorf("verifier key %q: %w", k, err)
+			// Somebody may have given the private key: it is not repeated.
+			return nil, fmt.Errorf("number %d is no verifier key: %w", i+1, err)
 		}
 		list = append(list, v)
 	}

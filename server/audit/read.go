@@ -25,6 +25,12 @@ type Filter struct {
 	Until        time.Time `json:"until,omitzero"` // exclusive
 }
 
+// Check says what is wrong with the filter, naming the field.
+func (f Filter) Check() error {
+	_, err := f.args()
+	return err
+}
+
 // A Page is a part of the events that a filter selects, newest first.
 type Page struct {
 	Before int64 // only events with a lower id; 0 for the newest
@@ -42,7 +48,7 @@ func (f Filter) args() (pgx.StrictNamedArgs, error) {
 	names := []string{}
 	if f.Category != "" {
 		if names = named(f.Category); len(names) == 0 {
-			return nil, fault.New(fault.Invalid, "category: %q is none of %q, %q, %q", f.Category, Access, Trail, Server)
+			return nil, fault.New(fault.Invalid, "category: is none of %s, %s, %s", Access, Trail, Server)
 		}
 	}
 	for _, t := range []time.Time{f.Since, f.Until} {

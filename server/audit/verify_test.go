@@ -422,6 +422,12 @@ func TestVerifyOptions(t *testing.T) {
 			t.Errorf("%v\n%s", err, r)
 		}
 	})
+	t.Run("a line after the end is malformed", func(t *testing.T) {
+		r, err := audit.VerifyStream(strings.NewReader(string(export)+"{}\n"), audit.Options{})
+		if err != nil || !slices.Equal(problems(r), []string{"malformed 3"}) {
+			t.Errorf("%v\n%s", err, r)
+		}
+	})
 	t.Run("an empty file is incomplete", func(t *testing.T) {
 		r, err := audit.VerifyStream(strings.NewReader(""), audit.Options{})
 		if err != nil || !slices.Equal(problems(r), []string{"incomplete 0"}) {

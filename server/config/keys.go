@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"strconv"
 	"time"
 
 	"certctl/server/seal"
@@ -96,8 +97,10 @@ func hostPort(s string) error {
 	if err != nil {
 		return err
 	}
-	_, err = net.LookupPort("tcp", port)
-	return err
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return errors.New("the port is not a number from 0 to 65535")
+	}
+	return nil
 }
 
 func readable(path string) error {

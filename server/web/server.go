@@ -217,9 +217,9 @@ func (s *Server) recover(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
 			v := recover()
-			switch {
-			case v == nil:
-			case v == http.ErrAbortHandler: //nolint:errorlint // the value itself is the signal
+			switch v {
+			case nil:
+			case http.ErrAbortHandler:
 				panic(v)
 			default:
 				s.Log.Error("request panicked", zap.String("request_id", note(r).id), zap.Any("panic", v), zap.Stack("stack"))

@@ -204,7 +204,7 @@ func (s *Server) URL(database string) string {
 func (s *Server) Dir() string { return s.dir }
 
 // StateDir is a private directory beside the data for what belongs to it: keys,
-// certificates. PostgreSQL's own account cannot read it.
+// certificates. Where root runs this, PostgreSQL cannot read it.
 func (s *Server) StateDir() string { return filepath.Join(s.dir, "state") }
 
 // PID is the process id of the postmaster.
