@@ -280,7 +280,7 @@ func outcome(receipts []evidence.Receipt) error {
 		case evidence.True, evidence.Skipped:
 		case evidence.False:
 			return errFalse
-		default:
+		case evidence.Unknown, evidence.Vacuous, evidence.Stale:
 			undetermined = fmt.Errorf("%s is %s: %s", r.Claim.ID, r.Verdict, r.Reason)
 		}
 	}

@@ -55,7 +55,7 @@ func run(ctx context.Context, args []string) int {
 		return 0
 	}
 	fmt.Fprintln(os.Stderr, "certctl-server:", err)
-	if cmd.Flags().Lookup("help") != nil && !began(cmd) {
+	if !began(cmd) {
 		fmt.Fprintf(os.Stderr, "%s --help tells more\n", cmd.CommandPath())
 		return exitUsage
 	}
