@@ -8,6 +8,9 @@ LDFLAGS := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # Without a C compiler the race detector cannot be built.
 RACE := $(shell command -v "$$(go env CC)" >/dev/null 2>&1 && echo -race)
 
+# CI has it say which tests it ran.
+GOTEST := go test
+
 # What to render into; audit-packet/ is the one that is committed.
 PACKET := audit-packet
 
@@ -22,7 +25,7 @@ run: build ## run the server on a database of its own, and print the first call
 
 test: ## run every test on a real PostgreSQL, with the race detector where there is a C compiler
 	@test -n '$(RACE)' || echo 'no C compiler: running without -race; install one (gcc) to look for races'
-	go test $(RACE) -shuffle=on ./...
+	$(GOTEST) $(RACE) -shuffle=on ./...
 
 lint: ## staticcheck with all checks, gofumpt and the linters of .ci/golangci.yaml
 	go build -C .ci/tools -o "$(CURDIR)/bin/golangci-lint" github.com/golangci/golangci-lint/v2/cmd/golangci-lint

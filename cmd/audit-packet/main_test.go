@@ -281,9 +281,8 @@ func TestDocsRefusesAHandEditAndWritesNothing(t *testing.T) {
 }
 
 func TestVerify(t *testing.T) {
-	dir := t.TempDir()
-	writer(t, dir)("README.md", "# Packet\n")
-	if err := packet.Write(dir); err != nil {
+	dir := filepath.Join(t.TempDir(), "packet")
+	if _, err := store(dir, evidence.About{}, api.Declared{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if code, stdout, _ := audit(t, known(), "verify", dir); code != exitTrue || stdout == "" {
@@ -297,6 +296,13 @@ func TestVerify(t *testing.T) {
 	var got struct{ Problems []packet.Problem }
 	if err := json.Unmarshal([]byte(stdout), &got); err != nil || code != exitFalse || len(got.Problems) != 1 || got.Problems[0].File != "README.md" {
 		t.Errorf("exit %d, %v, said %q", code, err, stdout)
+	}
+	// A manifest that was made to fit does not help an altered receipt.
+	if err := packet.Write(dir); err != nil {
+		t.Fatal(err)
+	}
+	if code, stdout, _ := audit(t, known(), "verify", dir); code != exitFalse || !strings.HasPrefix(stdout, "README.md: is not what the observations give") {
+		t.Errorf("exit %d, said %q", code, stdout)
 	}
 	if code, _, stderr := audit(t, known(), "verify", filepath.Join(dir, "gone")); code != exitUnknown || stderr == "" {
 		t.Errorf("exit %d, said %q", code, stderr)

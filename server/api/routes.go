@@ -48,7 +48,7 @@ var (
 		Does:  "creates an API key and answers with its secret, this once",
 		Needs: perm.KeyCreate,
 	})
-	ListKeys = typed[ListKeysIn, KeyPage](&web.Route{
+	ListKeys = typed[KeyQuery, KeyPage](&web.Route{
 		Name: "list-keys", Method: http.MethodGet, Path: "/api/v1/keys",
 		Does:  "lists API keys without their secrets, newest first",
 		Needs: perm.KeyRead,

@@ -186,7 +186,7 @@ func TestLastAdministratorStays(t *testing.T) {
 	t.Parallel()
 	r := run(t, nil)
 	ctx := t.Context()
-	keys, err := client.Do(ctx, r.Client, api.ListKeys, &api.ListKeysIn{Limit: 10})
+	keys, err := client.Do(ctx, r.Client, api.ListKeys, &api.KeyQuery{Limit: 10})
 	if err != nil || len(keys.Items) != 1 {
 		t.Fatalf("the keys are %+v (%v)", keys, err)
 	}
@@ -224,7 +224,7 @@ func TestListsNeitherLoseNorRepeat(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := map[string]bool{}
-	in := &api.ListKeysIn{Limit: 10}
+	in := &api.KeyQuery{Limit: 10}
 	for {
 		page, err := client.Do(t.Context(), r.Client, api.ListKeys, in)
 		if err != nil {

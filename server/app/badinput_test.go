@@ -195,8 +195,14 @@ func (g generator) bad(s *schema, good any) []any {
 	values := []any{
 		nil, true, 1, -1, 1.5, 1e18, -1e18, 1e30, "", canary, "\x00" + canary, "\u202e" + canary, "💥" + canary,
 		"'; drop table api_keys; --" + canary, strings.Repeat(canary, 1000), "9999-12-31T23:59:60Z", "0000-01-01T00:00:00Z",
-		[]any{}, []any{nil}, []any{canary, canary}, []any{[]any{canary}}, slices.Repeat([]any{canary}, 1000),
-		map[string]any{}, map[string]any{"a": canary}, map[string]any{"a": map[string]any{"b": canary}},
+		[]any{},
+		[]any{nil},
+		[]any{canary, canary},
+		[]any{[]any{canary}},
+		slices.Repeat([]any{canary}, 1000),
+		map[string]any{},
+		map[string]any{"a": canary},
+		map[string]any{"a": map[string]any{"b": canary}},
 	}
 	var bodies []any
 	bodies = append(bodies, values...)

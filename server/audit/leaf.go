@@ -128,7 +128,9 @@ func parseLeaf(b []byte) (record, error) {
 	err := json.Unmarshal(b, &e)
 	at, errAt := time.Parse(leafTime, e.At)
 	return record{
-		e.ID, pgtype.Timestamptz{Time: at, Valid: errAt == nil}, e.Actor.Kind, e.Actor.ID, e.Actor.Name, e.Action,
+		e.ID,
+		pgtype.Timestamptz{Time: at, Valid: errAt == nil},
+		e.Actor.Kind, e.Actor.ID, e.Actor.Name, e.Action,
 		e.Resource.Kind, e.Resource.ID, e.Details, e.Request, e.Replica,
 	}, err
 }

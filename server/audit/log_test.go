@@ -457,8 +457,8 @@ func TestProofs(t *testing.T) {
 			_, err := audit.Inclusion(tr.ctx, q, seq, size)
 			return err
 		}
-		consistency := func(old, new int64) error {
-			_, err := audit.Consistency(tr.ctx, q, old, new)
+		consistency := func(old, size int64) error {
+			_, err := audit.Consistency(tr.ctx, q, old, size)
 			return err
 		}
 		for _, c := range []struct {

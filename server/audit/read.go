@@ -204,28 +204,28 @@ type ConsistencyProof struct {
 	Proof   tlog.TreeProof `json:"proof"`
 }
 
-// Consistency proves that the log at one size begins with what it was at a
-// smaller one; 0 as the new size stands for the present one.
-func Consistency(ctx context.Context, q pg.Q, old, new int64) (ConsistencyProof, error) {
+// Consistency proves that the log at size begins with what it was at the smaller
+// size old; 0 as the size stands for the present one.
+func Consistency(ctx context.Context, q pg.Q, old, size int64) (ConsistencyProof, error) {
 	var none ConsistencyProof
-	new, err := sizeOf(ctx, q, "new", new)
+	size, err := sizeOf(ctx, q, "new", size)
 	switch {
 	case err != nil:
 		return none, err
 	case old < 1:
 		return none, fault.New(fault.Invalid, "old: %d is below 1", old)
-	case old > new:
-		return none, fault.New(fault.Invalid, "old: %d is above %d, the new size", old, new)
+	case old > size:
+		return none, fault.New(fault.Invalid, "old: %d is above %d, the new size", old, size)
 	}
 	stored := hashReader{ctx, q}
-	p := ConsistencyProof{Old: old, New: new}
+	p := ConsistencyProof{Old: old, New: size}
 	if p.OldRoot, err = tlog.TreeHash(old, stored); err != nil {
 		return none, err
 	}
-	if p.NewRoot, err = tlog.TreeHash(new, stored); err != nil {
+	if p.NewRoot, err = tlog.TreeHash(size, stored); err != nil {
 		return none, err
 	}
-	p.Proof, err = tlog.ProveTree(new, old, stored)
+	p.Proof, err = tlog.ProveTree(size, old, stored)
 	return p, err
 }
 

@@ -154,8 +154,10 @@ func (l *Log) Verify(ctx context.Context, db *pgxpool.Pool, o Options) (Report, 
 			entry: func(e entry) error { v.entry(e); return nil },
 			checkpoint: func(row checkpointRow) error {
 				if c, err := v.checkpoint(row.Note); err == nil && !row.says(c) {
-					v.problem(Problem{Forged, c.Size - 1, c.Size - 1, 0,
-						fmt.Sprintf("the row of the checkpoint of size %d does not repeat its note", row.Size)})
+					v.problem(Problem{
+						Forged, c.Size - 1, c.Size - 1, 0,
+						fmt.Sprintf("the row of the checkpoint of size %d does not repeat its note", row.Size),
+					})
 				}
 				return nil
 			},
@@ -235,14 +237,14 @@ func VerifyStream(r io.Reader, o Options) (Report, error) {
 				malformed("names keys that are none: %v", err)
 			}
 		}
-		if last != nil || err != nil {
+		if last != nil {
 			continue
 		}
 		switch {
 		case w.Seq != nil:
 			v.entry(w.entry())
 		case w.Checkpoint != nil:
-			v.checkpoint(*w.Checkpoint)
+			_, _ = v.checkpoint(*w.Checkpoint) // what is wrong with it is in the report
 		case w.End != nil:
 			last = w.End
 			if !bytes.Equal(line, last.line(sum)) {
@@ -348,8 +350,10 @@ func (v *verifier) trust(origin string, own []string) (err error) {
 	for _, signed := range v.given.Checkpoints {
 		c, _, errSign := openCheckpoint(signed, v.keys)
 		if errSign != nil {
-			v.problem(Problem{Forged, c.Size - 1, c.Size - 1, 0,
-				fmt.Sprintf("the checkpoint of size %d kept outside, of the log %s: %v", c.Size, c.Origin, errSign)})
+			v.problem(Problem{
+				Forged, c.Size - 1, c.Size - 1, 0,
+				fmt.Sprintf("the checkpoint of size %d kept outside, of the log %s: %v", c.Size, c.Origin, errSign),
+			})
 			continue
 		}
 		v.outside = append(v.outside, c)

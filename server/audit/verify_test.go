@@ -617,12 +617,12 @@ func TestVerifyStreamNamesWhatWasChangedInTheFile(t *testing.T) {
 	}
 }
 
-func replaced(line int, old, new string) func([][]byte) [][]byte {
+func replaced(line int, old, text string) func([][]byte) [][]byte {
 	return func(lines [][]byte) [][]byte {
 		if !bytes.Contains(lines[line], []byte(old)) {
 			panic("nothing to replace")
 		}
-		lines[line] = bytes.Replace(lines[line], []byte(old), []byte(new), 1)
+		lines[line] = bytes.Replace(lines[line], []byte(old), []byte(text), 1)
 		return lines
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"certctl/server/seal"
 )
 
+var replicaName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,63}$`)
+
 // The settings.
 var (
 	DatabaseURL = secret("CERTCTL_DATABASE_URL", "a postgres:// URL",
@@ -80,8 +82,6 @@ var (
 		"How long the ledger of passes remembers a finished pass.",
 		"the age of the oldest pass after a retention pass")
 )
-
-var replicaName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,63}$`)
 
 func databaseURL(s string) error {
 	u, err := url.Parse(s)

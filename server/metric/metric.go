@@ -69,7 +69,8 @@ func New() *Set {
 			s.registry.MustRegister(s.gauges[m])
 		case Histogram:
 			s.histograms[m] = prometheus.NewHistogramVec(
-				prometheus.HistogramOpts{Name: m.Name, Help: m.Help, Buckets: m.buckets}, m.Labels)
+				prometheus.HistogramOpts{Name: m.Name, Help: m.Help, Buckets: m.buckets}, m.Labels,
+			)
 			s.registry.MustRegister(s.histograms[m])
 		}
 		if len(m.Labels) == 0 {

@@ -170,22 +170,38 @@ func TestRefusesADatabaseThatDoesNotFit(t *testing.T) {
 		edit string // of the database, after ab was applied
 		want string // part of the refusal; empty if it must not refuse
 	}{
-		{"an applied file that was edited", with(map[string]string{"0002_b": "create table edited ()"}), "",
-			"0002_b was applied from a file with checksum"},
-		{"a row without a file", with(map[string]string{"0002_b": "", "0002_renamed": "create table b ()"}), "",
-			"0002_b is in the ledger and this server has no file"},
-		{"a row that is missing below a later one", files(ab), `delete from schema_migrations where version = '0001_a'`,
-			"0001_a was not applied, and a later one was"},
-		{"a newer database", with(map[string]string{"0002_b": ""}), "",
-			"0002_b was applied by a newer server (test), and this one cannot work with it; start that version"},
-		{"a newer database that this server can read", with(map[string]string{"0002_b": ""}),
-			`update schema_migrations set readable_from = '0001' where version = '0002_b'`, ""},
-		{"a newer database that only a newer server can read", with(map[string]string{"0002_b": ""}),
-			`update schema_migrations set readable_from = '0002' where version = '0002_b'`, "0002_b was applied by a newer server"},
-		{"a gap in the numbers", files(map[string]string{"0001_a": ab["0001_a"], "0003_c": "select 1"}), "",
-			"0003_c.sql: want the name 0002_subject.sql"},
-		{"two files with one number", with(map[string]string{"0002_also": "select 1"}), "",
-			"want the name 0003_subject.sql"},
+		{
+			"an applied file that was edited", with(map[string]string{"0002_b": "create table edited ()"}), "",
+			"0002_b was applied from a file with checksum",
+		},
+		{
+			"a row without a file", with(map[string]string{"0002_b": "", "0002_renamed": "create table b ()"}), "",
+			"0002_b is in the ledger and this server has no file",
+		},
+		{
+			"a row that is missing below a later one", files(ab), `delete from schema_migrations where version = '0001_a'`,
+			"0001_a was not applied, and a later one was",
+		},
+		{
+			"a newer database", with(map[string]string{"0002_b": ""}), "",
+			"0002_b was applied by a newer server (test), and this one cannot work with it; start that version",
+		},
+		{
+			"a newer database that this server can read", with(map[string]string{"0002_b": ""}),
+			`update schema_migrations set readable_from = '0001' where version = '0002_b'`, "",
+		},
+		{
+			"a newer database that only a newer server can read", with(map[string]string{"0002_b": ""}),
+			`update schema_migrations set readable_from = '0002' where version = '0002_b'`, "0002_b was applied by a newer server",
+		},
+		{
+			"a gap in the numbers", files(map[string]string{"0001_a": ab["0001_a"], "0003_c": "select 1"}), "",
+			"0003_c.sql: want the name 0002_subject.sql",
+		},
+		{
+			"two files with one number", with(map[string]string{"0002_also": "select 1"}), "",
+			"want the name 0003_subject.sql",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

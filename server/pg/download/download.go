@@ -55,7 +55,7 @@ func install(ctx context.Context, cacheDir, binaries, repositoryURL string) erro
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer func() { _ = unlock() }() // the end of the process does it too
 	if _, err := os.Stat(binaries); err == nil {
 		return nil
 	}
@@ -64,7 +64,7 @@ func install(ctx context.Context, cacheDir, binaries, repositoryURL string) erro
 		return err
 	}
 	defer os.RemoveAll(scratch)
-	port, err := freePort()
+	port, err := freePort(ctx)
 	if err != nil {
 		return err
 	}
@@ -94,8 +94,8 @@ func install(ctx context.Context, cacheDir, binaries, repositoryURL string) erro
 	return os.Rename(filepath.Join(scratch, "binaries"), binaries)
 }
 
-func freePort() (uint32, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func freePort(ctx context.Context) (uint32, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
 	}

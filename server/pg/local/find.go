@@ -73,7 +73,9 @@ type installation struct {
 // installed returns what is there, newest first.
 func installed() []installation {
 	dirs := filepath.SplitList(os.Getenv("PATH"))
-	if out, err := exec.Command("pg_config", "--bindir").Output(); err == nil {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, "pg_config", "--bindir").Output(); err == nil {
 		dirs = append(dirs, strings.TrimSpace(string(out)))
 	}
 	for _, pattern := range places {

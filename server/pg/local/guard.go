@@ -43,7 +43,7 @@ func startGuard(data string, first syscall.Signal, remove []string) (*guard, err
 // dismiss lets the guard go and waits for it.
 func (g *guard) dismiss() {
 	g.life.Close()
-	g.cmd.Wait()
+	_ = g.cmd.Wait() // it did what it could
 }
 
 // end ends the PostgreSQL on data, whoever started it.

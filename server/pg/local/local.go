@@ -234,7 +234,7 @@ func (s *Server) halt() error {
 	var errs []error
 	s.stopping.Store(true)
 	if s.process != nil {
-		s.process.Signal(syscall.SIGINT)
+		_ = s.process.Signal(syscall.SIGINT) // it may have ended
 		select {
 		case <-s.done:
 		case <-time.After(10 * time.Second):
@@ -442,7 +442,7 @@ func (s *Server) launch(ctx context.Context, bin string, o Options) error {
 		if err != nil {
 			return
 		}
-		cmd.Wait()
+		_ = cmd.Wait() // the state of the process says how it ended
 		if !s.stopping.Load() {
 			s.err = fmt.Errorf("PostgreSQL ended by itself (%v): %s", cmd.ProcessState, tail(s.log, from))
 		}

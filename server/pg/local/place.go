@@ -192,7 +192,8 @@ func sweep(ctx context.Context, base string) error {
 			end(ctx, filepath.Join(dir, "data"), syscall.SIGQUIT),
 			os.RemoveAll(dir),
 			os.RemoveAll(path),
-			lock.Close())
+			lock.Close(),
+		)
 		if err != nil {
 			return err
 		}
@@ -261,11 +262,11 @@ func (s *Server) reachable(dir string) error {
 	if s.as == nil {
 		return nil
 	}
-	real, err := filepath.EvalSymlinks(dir)
+	actual, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return err
 	}
-	for at := real; ; at = filepath.Dir(at) {
+	for at := actual; ; at = filepath.Dir(at) {
 		info, err := os.Stat(at)
 		if err != nil {
 			return err

@@ -9,7 +9,7 @@ func dieWithParent(attr *syscall.SysProcAttr, sig syscall.Signal) { attr.Pdeaths
 func memory(dir string) uint64 {
 	const tmpfs = 0x01021994
 	var fs syscall.Statfs_t
-	if err := syscall.Statfs(dir, &fs); err != nil || int64(fs.Type) != tmpfs {
+	if err := syscall.Statfs(dir, &fs); err != nil || int64(fs.Type) != tmpfs { //nolint:unconvert // it is an int32 on some platforms
 		return 0
 	}
 	return fs.Bavail * uint64(fs.Bsize)

@@ -43,9 +43,9 @@ func Tx(t testing.TB) pgx.Tx {
 		defer conn.Release() // which closes a connection that is not idle
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		tx.Rollback(ctx)
+		_ = tx.Rollback(ctx) // closing the connection does it too
 		// What belongs to the session outlives the transaction.
-		conn.Exec(ctx, "select pg_advisory_unlock_all(); unlisten *; reset all", pgx.QueryExecModeSimpleProtocol)
+		_, _ = conn.Exec(ctx, "select pg_advisory_unlock_all(); unlisten *; reset all", pgx.QueryExecModeSimpleProtocol)
 	})
 	return &rolledBack{tx, t}
 }

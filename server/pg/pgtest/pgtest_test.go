@@ -194,7 +194,7 @@ func TestSharedServer(t *testing.T) {
 			return name
 		}
 		t.Fatalf("%v: %s", err, out)
-		return
+		return name
 	}
 	left := leave()
 	if !exists(t, left) {
@@ -217,7 +217,8 @@ func exists(t *testing.T, database string) bool {
 // one returns the value that a statement gives.
 func one[T any](t *testing.T, q interface {
 	Query(context.Context, string, ...any) (pgx.Rows, error)
-}, sql string) T {
+}, sql string,
+) T {
 	t.Helper()
 	rows, _ := q.Query(t.Context(), sql)
 	v, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[T])

@@ -98,8 +98,8 @@ func startContainer(ctx context.Context) (_ string, err error) {
 	}
 }
 
-// alive closes when this process ends, which its reader waits for.
-var alive *os.File
+// alive close when this process ends, which their readers wait for.
+var alive []*os.File
 
 // removeAfterUs removes a container when this process ends, for when nobody runs
 // the container that testcontainers has for this.
@@ -109,8 +109,8 @@ func removeAfterUs(id string) error {
 		return err
 	}
 	defer stdin.Close()
-	alive = w
-	cmd := exec.Command("sh", "-c", `trap '' HUP INT TERM; read -r _; docker rm -f -v "$1"`, "sh", id)
+	alive = append(alive, w)
+	cmd := exec.Command("sh", "-c", `trap '' HUP INT TERM; read -r _; docker rm -f -v "$1"`, "sh", id) //nolint:noctx // it outlives every context
 	cmd.Stdin = stdin
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return cmd.Start()
