@@ -288,7 +288,11 @@ func TestVerify(t *testing.T) {
 	if code, stdout, _ := audit(t, known(), "verify", dir); code != exitTrue || stdout == "" {
 		t.Errorf("exit %d, said %q", code, stdout)
 	}
-	writer(t, dir)("README.md", "# Packed\n")
+	cover, err := os.ReadFile(filepath.Join(dir, evidence.CoverFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	writer(t, dir)(evidence.CoverFile, strings.Replace(string(cover), "packet", "packed", 1))
 	if code, stdout, _ := audit(t, known(), "verify", dir); code != exitFalse || !strings.HasPrefix(stdout, "README.md: has the SHA-256 ") {
 		t.Errorf("exit %d, said %q", code, stdout)
 	}
