@@ -66,7 +66,11 @@ func (s *Site) serve(ctx context.Context, settings map[string]string) (end func(
 		s.Given[config.Replica.Name] = r.Name
 		s.Given[config.DatabaseURL.Name] = s.Database
 	}
-	return r.Stop, nil
+	http := s.Admin.HTTP
+	return func() error {
+		http.CloseIdleConnections() // a server that stops gives them a second
+		return r.Stop()
+	}, nil
 }
 
 // work does everything that an audit action is written for.
