@@ -42,7 +42,7 @@ var encryptionKey = seal.NewKey()
 
 // command is the server with the settings that it needs on the database at
 // url, and more.
-func command(t *testing.T, url string, more map[string]string, args ...string) (cmd *exec.Cmd, stdout, stderr *bytes.Buffer) {
+func command(t testing.TB, url string, more map[string]string, args ...string) (cmd *exec.Cmd, stdout, stderr *bytes.Buffer) {
 	t.Helper()
 	stdout, stderr = &bytes.Buffer{}, &bytes.Buffer{}
 	cmd = exec.CommandContext(t.Context(), os.Args[0], args...)
@@ -59,7 +59,6 @@ func command(t *testing.T, url string, more map[string]string, args ...string) (
 type serving struct {
 	cmd     *exec.Cmd
 	address string
-	after   time.Duration
 	mu      sync.Mutex
 	log     bytes.Buffer
 	drained chan struct{}
@@ -67,9 +66,15 @@ type serving struct {
 
 func (s *serving) Log() string { s.mu.Lock(); defer s.mu.Unlock(); return s.log.String() }
 
-func begin(t *testing.T, url string, more map[string]string, args ...string) *serving {
+func begin(t *testing.T, url string, more map[string]string) *serving {
 	t.Helper()
-	cmd, _, _ := command(t, url, more, append([]string{"serve"}, args...)...)
+	return beginBinary(t, os.Args[0], url, more)
+}
+
+func beginBinary(t testing.TB, binary, url string, more map[string]string) *serving {
+	t.Helper()
+	cmd, _, _ := command(t, url, more, "serve")
+	cmd.Path, cmd.Args[0] = binary, binary
 	cmd.Stderr = nil
 	out, err := cmd.StderrPipe()
 	if err != nil {
@@ -103,10 +108,9 @@ func (s *serving) read(out io.Reader, ready chan struct{}) {
 	for lines.Scan() {
 		s.mu.Lock()
 		s.log.WriteString(lines.Text() + "\n")
-		var e struct{ Msg, Address, After string }
+		var e struct{ Msg, Address string }
 		if json.Unmarshal(lines.Bytes(), &e) == nil && e.Msg == "serving" {
 			s.address = e.Address
-			s.after, _ = time.ParseDuration(e.After)
 			once()
 		}
 		s.mu.Unlock()

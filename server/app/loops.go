@@ -8,7 +8,6 @@ import (
 
 	"certctl/server/audit"
 	"certctl/server/config"
-	"certctl/server/metric"
 	"certctl/server/schedule"
 )
 
@@ -33,17 +32,14 @@ var retentions = []schedule.Retained{
 
 // verifyChain fails a pass that finds the log altered, so that the ledger of
 // passes says what was found.
-func (a *App) verifyChain(ctx context.Context, _ *schedule.Pass) (int, error) {
+func (a *App) verifyChain(ctx context.Context, p *schedule.Pass) (int, error) {
 	report, err := a.trail.Verify(ctx, a.db, audit.Options{})
 	if err != nil {
 		return 0, err
 	}
-	intact := 0.0
-	if report.Intact() {
-		intact = 1
-	} else {
+	err = p.InTx(ctx, func(tx pgx.Tx) error { return audit.Write(a.itself(ctx), tx, report.Verification()) })
+	if err == nil && !report.Intact() {
 		err = errors.New(report.String())
 	}
-	a.metrics.Set(metric.AuditIntact, intact)
 	return int(report.Events), err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"math"
 	"net/http"
 	"time"
 
@@ -78,6 +79,16 @@ func (a *App) measure(r *http.Request) {
 	if sizes, err := audit.Size(ctx, a.db); err == nil {
 		a.metrics.Set(metric.AuditLogSize, float64(sizes.Logged))
 		a.metrics.Set(metric.AuditQueueSize, float64(sizes.Queued))
+	}
+	if intact, ok, err := audit.LastVerified(ctx, a.db); err == nil {
+		switch {
+		case !ok:
+			a.metrics.Set(metric.AuditIntact, math.NaN())
+		case intact:
+			a.metrics.Set(metric.AuditIntact, 1)
+		default:
+			a.metrics.Set(metric.AuditIntact, 0)
+		}
 	}
 }
 

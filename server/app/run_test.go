@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -175,4 +176,17 @@ func (r *running) document(t *testing.T) document {
 		t.Fatal(err)
 	}
 	return d
+}
+
+// eventually waits for what a server does of its own accord.
+func eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for !done() {
+		select {
+		case <-deadline:
+			t.Fatalf("did not happen: %s", what)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }

@@ -37,6 +37,7 @@ var (
 	BootstrapUsed = declare("bootstrap.used", Access, "The bootstrap token created the first API key.")
 
 	Exported = declare("audit.exported", Trail, "The audit trail was exported, whole or by a filter.")
+	Verified = declare("audit.verified", Trail, "The audit log was recomputed by a replica; the details say what was found.")
 
 	ServerStarted = declare("server.started", Server, "A replica started to serve.")
 )

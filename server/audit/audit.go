@@ -18,6 +18,7 @@ package audit
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -66,10 +67,15 @@ func Write(ctx context.Context, q pg.Q, e Event) error {
 	if size > maxDetails {
 		return fmt.Errorf("write the audit event %s: %d bytes of details, at most %d are kept", e.Action.Name, size, maxDetails)
 	}
-	_, err := q.Exec(ctx, writeEvent, pgx.StrictNamedArgs{
+	// As text, which needs no prepared statement to know that it is jsonb.
+	text, err := json.Marshal(details)
+	if err != nil {
+		return fmt.Errorf("write the audit event %s: %w", e.Action.Name, err)
+	}
+	_, err = q.Exec(ctx, writeEvent, pgx.StrictNamedArgs{
 		"actor_kind": actor.Kind, "actor_id": clean(actor.ID), "actor_name": clean(actor.Name),
 		"action": e.Action.Name, "resource_kind": clean(e.ResourceKind), "resource_id": clean(e.ResourceID),
-		"details": details, "request_id": clean(value(ctx, requestKey{})), "replica": clean(value(ctx, replicaKey{})),
+		"details": string(text), "request_id": clean(value(ctx, requestKey{})), "replica": clean(value(ctx, replicaKey{})),
 	})
 	return pg.Fault(err, "audit event "+e.Action.Name)
 }

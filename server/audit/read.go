@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -146,6 +147,26 @@ func Size(ctx context.Context, q pg.Q) (Sizes, error) {
 	rows, _ := q.Query(ctx, readSizes)
 	s, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Sizes])
 	return s, pg.Fault(err, "audit log")
+}
+
+// intactDetail is the detail of an event Verified that says what was found.
+const intactDetail = "intact"
+
+// Verification is the event that records r.
+func (r Report) Verification() Event {
+	return Event{Action: Verified, Details: map[string]string{
+		intactDetail: strconv.FormatBool(r.Intact()), "events": strconv.FormatInt(r.Events, 10), "report": r.String(),
+	}}
+}
+
+// LastVerified says what the newest verification by any replica found; ok is
+// false if there was none.
+func LastVerified(ctx context.Context, q pg.Q) (intact, ok bool, err error) {
+	events, err := List(ctx, q, Filter{Action: Verified.Name}, Page{Limit: 1})
+	if err != nil || len(events) == 0 {
+		return false, false, err
+	}
+	return events[0].Details[intactDetail] == strconv.FormatBool(true), true, nil
 }
 
 // Checkpoint returns the newest checkpoint, a signed note.

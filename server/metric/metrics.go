@@ -13,7 +13,7 @@ var (
 
 	AuditLogSize   = declare(Gauge, "certctl_audit_log_size", "Events in the signed log, as the database has it.")
 	AuditQueueSize = declare(Gauge, "certctl_audit_queue_size", "Events committed and not yet in the signed log.")
-	AuditIntact    = declare(Gauge, "certctl_audit_intact", "1 if the last verification on this replica found the audit log intact, 0 if it did not or none has run yet.")
+	AuditIntact    = declare(Gauge, "certctl_audit_intact", "1 if the newest verification by any replica found the audit log intact, 0 if it was altered, NaN before the first.")
 
 	DatabaseConnections = declare(Gauge, "certctl_database_connections", "Connections of this replica's pool, by state.", "state")
 )

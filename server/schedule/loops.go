@@ -24,7 +24,7 @@ var (
 		Timeout: time.Hour,
 		HA:      OneReplica,
 		Why:     "it reads the whole log, which is work that need not be done twice",
-		Effects: "a metric, and an error in the ledger of passes if the log was altered",
+		Effects: "an audit event that says what was found, which a metric repeats, and an error in the ledger of passes if the log was altered",
 	})
 	Retention = loops.Add(&Loop{
 		Name:    "retention",
