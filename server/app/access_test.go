@@ -10,7 +10,9 @@ import (
 	"certctl/server/api"
 	"certctl/server/client"
 	"certctl/server/fault"
+	"certctl/server/perm"
 	"certctl/server/pg/pgtest"
+	"certctl/server/store"
 )
 
 // is fails the test unless err has the kind and says what.
@@ -198,6 +200,14 @@ func TestLastAdministratorStays(t *testing.T) {
 
 	// Two administrators who revoke each other at the same moment leave one.
 	second := create(t, r.Client, "second", "admin")
+	pool := pgtest.Pool(t, r.url)
+	tx, err := pool.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.LockRole(ctx, tx, perm.Admin.Name); err != nil {
+		t.Fatal(err)
+	}
 	var wg sync.WaitGroup
 	var errs [2]error
 	for i, victim := range []string{first, second.ID} {
@@ -206,6 +216,15 @@ func TestLastAdministratorStays(t *testing.T) {
 			c = r.With(second.Secret)
 		}
 		wg.Go(func() { _, errs[i] = client.Do(ctx, c, api.RevokeKey, &api.OneKey{ID: victim}) })
+	}
+	eventually(t, "both wait for the role", func() bool {
+		var n int
+		err := pool.QueryRow(ctx, `
+			select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`).Scan(&n)
+		return err == nil && n == 2
+	})
+	if err := tx.Rollback(ctx); err != nil {
+		t.Fatal(err)
 	}
 	wg.Wait()
 	if (errs[0] == nil) == (errs[1] == nil) {
