@@ -113,10 +113,17 @@ var Probes = []Probe{
 	{
 		Of: evidence.RolesGuard, Needs: []Need{Processes}, Look: lookRoles,
 		Controls: []Defect{{
-			Says:  "a row gives one of the roles a permission that it does not declare",
+			Says:  "the database gives whoever gets one of the roles another beside it",
 			Turns: func(api.Declared) []string { return []string{perm.Auditor.Name} },
-			Site: afterStart(func(api.Declared) string {
-				return `insert into role_permissions values ('` + perm.Auditor.Name + `', '` + perm.KeyRead.Name + `')`
+			Site: served(nil, func(api.Declared) string {
+				return `
+					create function more() returns trigger language plpgsql as $$
+					begin
+						insert into key_roles (key_id, role, granted_by) values (new.key_id, '` + perm.CLI.Name + `', 'more');
+						return null;
+					end $$;
+					create trigger more after insert on key_roles for each row
+						when (new.role = '` + perm.Auditor.Name + `') execute function more()`
 			}),
 		}},
 	},

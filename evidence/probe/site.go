@@ -232,25 +232,6 @@ func servedAndWorked(sql func(api.Declared) string) func(context.Context, *Site)
 	}
 }
 
-// afterStart alters the database under a running server.
-func afterStart(sql func(api.Declared) string) func(context.Context, *Site) (*Site, func() error, error) {
-	return func(ctx context.Context, base *Site) (*Site, func() error, error) {
-		s, end, err := served(nil, func(api.Declared) string { return `select 1` })(ctx, base)
-		if err != nil {
-			return nil, nil, err
-		}
-		conn, err := s.connect(ctx)
-		if err == nil {
-			_, err = conn.Exec(ctx, sql(base.Declared))
-			conn.Close(ctx)
-		}
-		if err != nil {
-			return nil, nil, errors.Join(err, end())
-		}
-		return s, end, nil
-	}
-}
-
 // idle is a server on an empty database that nobody calls.
 func idle(ctx context.Context, base *Site) (*Site, func() error, error) {
 	s := &Site{Lab: base.Lab, Declared: base.Declared}

@@ -156,18 +156,15 @@ func (a *App) prepare(ctx context.Context, box *seal.Box, o Options) error {
 			return err
 		}
 	}
-	status, err := migrate.Check(ctx, a.db, migrations.Files)
-	if err != nil {
+	if err := migrate.Check(ctx, a.db, migrations.Files); err != nil {
 		return err
 	}
+	var err error
 	if err := a.db.QueryRow(ctx, `select current_setting('server_version')`).Scan(&a.database); err != nil {
 		return err
 	}
-	// An older server beside a newer one leaves the newer one's roles alone.
-	if status.Count(migrate.Newer) == 0 {
-		if err := store.SyncRoles(ctx, a.db, perm.All(), perm.Roles()); err != nil {
-			return err
-		}
+	if err := store.SyncRoles(ctx, a.db, perm.All(), perm.Roles()); err != nil {
+		return err
 	}
 	if err := schedule.Declare(ctx, a.db); err != nil {
 		return err

@@ -70,7 +70,15 @@ func (a *Access) Admit(ctx context.Context, secret string) (perm.Actor, error) {
 	case k.Expired:
 		return perm.Actor{}, fault.New(fault.Unauthenticated, "this API key has expired; ask for another")
 	}
-	return perm.Actor{Kind: perm.ByKey, ID: k.ID, Name: k.Name, Roles: k.Roles, Can: k.Permissions}, nil
+	// What a default role may do is this build's to say; the database says it
+	// of the others.
+	can := k.Permissions
+	for _, name := range k.Roles {
+		if r, ok := perm.RoleNamed(name); ok {
+			can = append(can, perm.Names(r.Can)...)
+		}
+	}
+	return perm.Actor{Kind: perm.ByKey, ID: k.ID, Name: k.Name, Roles: k.Roles, Can: can, ExpiresAt: k.ExpiresAt}, nil
 }
 
 var errUnknown = fault.New(fault.Unauthenticated, "no API key has this secret")
@@ -101,13 +109,15 @@ func (a *Access) Bootstrap(ctx context.Context, in *NewBootstrap) (KeySecret, er
 		func(tx pgx.Tx, id string) error {
 			first, err := store.UseBootstrap(ctx, tx, id)
 			if err == nil && !first {
-				err = fault.New(fault.Gone, "the bootstrap token was used; an administrator can create keys")
+				err = fault.New(fault.Gone, "the bootstrap token was used; an administrator can create keys. "+
+					"If no administrator is left, deleting the row of the table bootstrap lets the token work once more")
 			}
 			return err
 		})
 }
 
-// NewKey asks for a key.
+// NewKey asks for a key. One that is created by a key which expires, expires
+// with it or before.
 type NewKey struct {
 	Body struct {
 		Name      string     `json:"name" minLength:"1" maxLength:"200" doc:"what the key is for; no two live keys share a name"`
@@ -118,13 +128,16 @@ type NewKey struct {
 
 // CreateKey makes a key.
 func (a *Access) CreateKey(ctx context.Context, in *NewKey) (KeySecret, error) {
+	if end := perm.From(ctx).ExpiresAt; end != nil && (in.Body.ExpiresAt == nil || in.Body.ExpiresAt.After(*end)) {
+		return KeySecret{}, fault.New(fault.Forbidden, "body.expires_at must not be later than the end of the caller's own key, %s", end.UTC().Format(time.RFC3339))
+	}
 	return a.insertKey(ctx, in.Body.Name, in.Body.Roles, in.Body.ExpiresAt, audit.KeyCreated,
 		func(tx pgx.Tx, _ string) error { return mayGrant(ctx, tx, "body.roles", in.Body.Roles) })
 }
 
 func (a *Access) insertKey(ctx context.Context, name string, roles []string, expires *time.Time, action *audit.Action, guard func(pgx.Tx, string) error) (KeySecret, error) {
 	id, secret, hash := newSecret()
-	k := store.Key{ID: id, Name: name, Roles: roles, CreatedBy: perm.From(ctx).Name, ExpiresAt: expires}
+	k := store.Key{ID: id, Name: name, Roles: roles, CreatedBy: perm.From(ctx).ID, ExpiresAt: expires}
 	err := pg.InTx(ctx, a.DB, func(tx pgx.Tx) error {
 		if err := guard(tx, id); err != nil {
 			return err
@@ -159,7 +172,7 @@ func mayGrant(ctx context.Context, q pg.Q, field string, names []string) error {
 		if i < 0 {
 			return fault.New(fault.Invalid, "%s names a role that does not exist; GET /api/v1/roles lists them", field)
 		}
-		if err := mayHold(ctx, "grant the role "+name, roles[i].Permissions); err != nil {
+		if err := mayHold(ctx, "grant or withdraw the role "+name, roles[i].Permissions); err != nil {
 			return err
 		}
 	}
@@ -195,6 +208,11 @@ func (a *Access) Keys(ctx context.Context, in *ListKeys) (KeyPage, error) {
 	if err != nil {
 		return KeyPage{}, err
 	}
+	if len(keys) == 0 && in.After != "" {
+		if _, err := store.KeyByID(ctx, a.DB, in.After); fault.Of(err) == fault.NotFound {
+			return KeyPage{}, fault.New(fault.Invalid, "query.after is no key; give the next of the page before")
+		}
+	}
 	page := KeyPage{Items: keys}
 	if len(keys) > in.Limit {
 		page.Items = keys[:in.Limit]
@@ -227,7 +245,7 @@ func (a *Access) RotateKey(ctx context.Context, in *Rotation) (KeySecret, error)
 	secret, hash := renew(in.ID)
 	var k store.Key
 	err := a.changeKey(ctx, in.ID, audit.KeyRotated, nil, func(tx pgx.Tx, before store.Key) error {
-		if err := a.mayActAs(ctx, tx, before); err != nil {
+		if err := mayActAs(ctx, tx, "rotate", before); err != nil {
 			return err
 		}
 		ok, err := store.RotateKey(ctx, tx, in.ID, hash, time.Duration(in.Body.GraceSeconds)*time.Second)
@@ -245,13 +263,14 @@ func (a *Access) RotateKey(ctx context.Context, in *Rotation) (KeySecret, error)
 	return KeySecret{k, secret}, nil
 }
 
-func (a *Access) mayActAs(ctx context.Context, q pg.Q, k store.Key) error {
+// mayActAs refuses to do something to a key that may do more than the caller.
+func mayActAs(ctx context.Context, q pg.Q, what string, k store.Key) error {
 	roles, err := store.RolesNamed(ctx, q, k.Roles...)
 	if err != nil {
 		return err
 	}
 	for _, r := range roles {
-		if err := mayHold(ctx, "rotate a key with the role "+r.Name, r.Permissions); err != nil {
+		if err := mayHold(ctx, what+" a key with the role "+r.Name, r.Permissions); err != nil {
 			return err
 		}
 	}
@@ -261,7 +280,10 @@ func (a *Access) mayActAs(ctx context.Context, q pg.Q, k store.Key) error {
 // RevokeKey ends a key for good.
 func (a *Access) RevokeKey(ctx context.Context, in *OneKey) (store.Key, error) {
 	var k store.Key
-	err := a.changeKey(ctx, in.ID, audit.KeyRevoked, nil, func(tx pgx.Tx, _ store.Key) error {
+	err := a.changeKey(ctx, in.ID, audit.KeyRevoked, nil, func(tx pgx.Tx, before store.Key) error {
+		if err := mayActAs(ctx, tx, "revoke", before); err != nil {
+			return err
+		}
 		return keepAdmin(ctx, tx, func() error {
 			ok, err := store.RevokeKey(ctx, tx, in.ID)
 			if err == nil && !ok {
@@ -286,13 +308,17 @@ type Grant struct {
 func (a *Access) GrantRole(ctx context.Context, in *Grant) (store.Key, error) {
 	var k store.Key
 	err := pg.InTx(ctx, a.DB, func(tx pgx.Tx) error {
-		if _, err := store.KeyByID(ctx, tx, in.ID); err != nil {
+		before, err := store.KeyByID(ctx, tx, in.ID)
+		if err != nil {
 			return err
+		}
+		if before.RevokedAt != nil {
+			return fault.New(fault.Conflict, "the key is revoked; create another")
 		}
 		if err := mayGrant(ctx, tx, "path.role", []string{in.Role}); err != nil {
 			return err
 		}
-		added, err := store.GrantRole(ctx, tx, in.ID, in.Role, perm.From(ctx).Name)
+		added, err := store.GrantRole(ctx, tx, in.ID, in.Role, perm.From(ctx).ID)
 		if err != nil {
 			return err
 		}
@@ -311,6 +337,9 @@ func (a *Access) GrantRole(ctx context.Context, in *Grant) (store.Key, error) {
 func (a *Access) WithdrawRole(ctx context.Context, in *Grant) (store.Key, error) {
 	var k store.Key
 	err := a.changeKey(ctx, in.ID, audit.RoleWithdrawn, map[string]string{"role": in.Role}, func(tx pgx.Tx, _ store.Key) error {
+		if err := mayGrant(ctx, tx, "path.role", []string{in.Role}); err != nil {
+			return err
+		}
 		return keepAdmin(ctx, tx, func() error {
 			ok, err := store.WithdrawRole(ctx, tx, in.ID, in.Role)
 			if err == nil && !ok {
@@ -344,22 +373,23 @@ func (a *Access) changeKey(ctx context.Context, id string, action *audit.Action,
 }
 
 // keepAdmin runs a change that takes roles from keys, and refuses one that
-// leaves no live key with the admin role. Such changes wait for each other.
+// leaves no live key with the admin role, or none that lasts where one did.
+// Such changes wait for each other.
 func keepAdmin(ctx context.Context, tx pgx.Tx, change func() error) error {
 	admin := perm.Admin.Name
 	if err := store.LockRole(ctx, tx, admin); err != nil {
 		return err
 	}
-	before, err := store.HasHolder(ctx, tx, admin)
+	before, err := store.HoldersOf(ctx, tx, admin)
 	if err != nil {
 		return err
 	}
 	if err := change(); err != nil {
 		return err
 	}
-	after, err := store.HasHolder(ctx, tx, admin)
-	if err == nil && before && !after {
-		err = fault.New(fault.Conflict, "this is the last live key with the role %s; give the role to another key first", admin)
+	after, err := store.HoldersOf(ctx, tx, admin)
+	if err == nil && ((before.Live > 0 && after.Live == 0) || (before.Lasting > 0 && after.Lasting == 0)) {
+		err = fault.New(fault.Conflict, "this is the last live key with the role %s that does not expire; give the role to another first", admin)
 	}
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"io/fs"
@@ -17,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
+	"certctl/server/config"
 	"certctl/server/fault"
 	"certctl/server/pg"
 )
@@ -115,6 +117,9 @@ func Up(ctx context.Context, url string, o Options) error {
 	// process dies. Not every platform of PostgreSQL can; the statement then
 	// runs to its end.
 	_, _ = conn.Exec(ctx, noticeDeath)
+	if _, err := conn.Exec(ctx, noticeFreeze); err != nil {
+		return err
+	}
 
 	if err := lock(ctx, conn, log); err != nil {
 		return fmt.Errorf("take the migration lock: %w", err)
@@ -143,11 +148,24 @@ func Up(ctx context.Context, url string, o Options) error {
 }
 
 func lock(ctx context.Context, conn *pgx.Conn, log *zap.Logger) error {
+	var session uint32
+	if err := conn.QueryRow(ctx, thisSession).Scan(&session); err != nil {
+		return err
+	}
+	if session != conn.PgConn().PID() {
+		// A pooler would leave the lock with a session that it keeps.
+		return fault.New(fault.Conflict, "the connection leads through a pooler, and migrations need one of their own; set %s to the database itself, or migrate apart and start with --no-migrate",
+			config.MigrateDatabaseURL.Name)
+	}
 	var got bool
 	if err := conn.QueryRow(ctx, tryLock, lockKey).Scan(&got); err != nil || got {
 		return err
 	}
-	log.Info("waiting for another replica to finish its migrations")
+	var holder string
+	if err := conn.QueryRow(ctx, lockHolder, lockKey).Scan(&holder); err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return err
+	}
+	log.Info("waiting for another replica to finish its migrations", zap.String("holder", holder))
 	_, err := conn.Exec(ctx, waitLock, lockKey)
 	return err
 }
@@ -305,24 +323,24 @@ func (status Status) Fits() error {
 	return nil
 }
 
-// Check lines up fsys with the database, and says why a server with these
-// files cannot run on it as it is: it does not fit, or a migration is pending.
-func Check(ctx context.Context, q pg.Q, fsys fs.FS) (Status, error) {
+// Check says why a server with these files cannot run on the database as it
+// is: it does not fit, or a migration is pending.
+func Check(ctx context.Context, q pg.Q, fsys fs.FS) error {
 	ms, err := Read(fsys)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	status, err := Compare(ctx, q, ms)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := status.Fits(); err != nil {
-		return nil, err
+		return err
 	}
 	for _, e := range status {
 		if e.State == Pending {
-			return nil, fault.New(fault.Conflict, "migration %s is pending; run `certctl-server migrate` against this database, or start without --no-migrate", e.Version)
+			return fault.New(fault.Conflict, "migration %s is pending; run `certctl-server migrate` against this database, or start without --no-migrate", e.Version)
 		}
 	}
-	return status, nil
+	return nil
 }

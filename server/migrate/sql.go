@@ -14,6 +14,18 @@ const (
 
 	noticeDeath = `set client_connection_check_interval = '1s'`
 
+	// noticeFreeze has the database end a session, and free the lock, whose
+	// process holds it and says nothing.
+	noticeFreeze = `set idle_in_transaction_session_timeout = '1min'; set idle_session_timeout = '1min'`
+
+	thisSession = `select pg_backend_pid()`
+
+	// lockHolder names who holds an advisory lock of one int64.
+	lockHolder = `
+		select a.application_name from pg_locks l join pg_stat_activity a on a.pid = l.pid
+		where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
+		  and (l.classid::bigint << 32) | l.objid::bigint = $1`
+
 	tryLock  = `select pg_try_advisory_lock($1)`
 	waitLock = `select pg_advisory_lock($1)`
 

@@ -4,6 +4,7 @@ package perm
 import (
 	"context"
 	"slices"
+	"time"
 
 	"certctl/server/table"
 )
@@ -40,6 +41,9 @@ var roles = table.By(func(r *Role) string { return r.Name })
 // Roles returns every default role, in declaration order.
 func Roles() []*Role { return roles.Rows() }
 
+// RoleNamed returns the default role with the given name.
+func RoleNamed(name string) (*Role, bool) { return roles.Row(name) }
+
 func role(name, does string, can ...*Permission) *Role {
 	return roles.Add(&Role{name, does, can})
 }
@@ -67,6 +71,8 @@ type Actor struct {
 	Name  string   // for people
 	Roles []string // granted to the key
 	Can   []string // names of the permissions that the roles hold
+
+	ExpiresAt *time.Time // of the key; nil if it lasts
 }
 
 // May reports whether the actor holds p.

@@ -6,6 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	neturl "net/url"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -23,35 +26,48 @@ type Q interface {
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
-// InTx runs f in a transaction of db, which commits if f returns nil.
+// InTx runs f in a transaction of db, which commits if f returns nil. A process
+// that freezes in it loses it, with its locks, after ten seconds; one that
+// waits for another's locks gives up after five.
 func InTx(ctx context.Context, db *pgxpool.Pool, f func(pgx.Tx) error) error {
-	return pgx.BeginFunc(ctx, db, f)
+	return pgx.BeginTxFunc(ctx, db, pgx.TxOptions{BeginQuery: begin}, f)
 }
+
+// begin is one round trip. Settings of the transaction go through a pooler.
+const begin = `begin; set local idle_in_transaction_session_timeout = '10s'; set local lock_timeout = '5s'`
 
 // Pool returns a pool on the database at url. It connects when first used.
 // The sessions name replica, so that the database shows who holds them.
 func Pool(url, replica string, most int) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
-		return nil, errURL
+		return nil, badURL(err)
 	}
-	cfg.MaxConns = int32(min(most, 1<<15))
+	cfg.MaxConns = int32(most)
 	cfg.ConnConfig.RuntimeParams["application_name"] = ApplicationName(replica)
 	return pgxpool.NewWithConfig(context.Background(), cfg)
 }
 
 // Connect opens one connection to the database at url, for replica.
 func Connect(ctx context.Context, url, replica string) (*pgx.Conn, error) {
-	cfg, err := pgx.ParseConfig(url)
+	cfg, err := pgxpool.ParseConfig(url) // takes the parameters of a pool too
 	if err != nil {
-		return nil, errURL
+		return nil, badURL(err)
 	}
-	cfg.RuntimeParams["application_name"] = ApplicationName(replica)
-	return pgx.ConnectConfig(ctx, cfg)
+	cfg.ConnConfig.RuntimeParams["application_name"] = ApplicationName(replica)
+	return pgx.ConnectConfig(ctx, cfg.ConnConfig)
 }
 
-// errURL replaces pgx's error, which repeats the connection string.
-var errURL = errors.New("the database's URL cannot be read; want postgres://user:password@host:5432/database")
+// badURL is err without the connection string, which pgx's own error repeats.
+func badURL(err error) error {
+	const want = "the database's URL cannot be used; want postgres://user:password@host:5432/database"
+	if cause := errors.Unwrap(err); cause != nil {
+		if _, whole := errors.AsType[*neturl.Error](cause); !whole {
+			return fmt.Errorf("%s: %w", want, cause)
+		}
+	}
+	return errors.New(want)
+}
 
 // ApplicationName is what the sessions of a replica are called in
 // pg_stat_activity: at most 63 bytes, PostgreSQL cuts the rest.
@@ -70,6 +86,22 @@ const (
 // caller can have sent: text with a zero byte or broken UTF-8, and times and
 // numbers out of range.
 var unstorable = map[string]bool{"22021": true, "22P05": true, "22008": true, "22003": true, "22007": true}
+
+// unavailable reports whether err is of the connection or of the database's
+// state, and the same call may succeed later.
+func unavailable(err error) bool {
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return true
+	}
+	switch code := Code(err); {
+	case code == "":
+		return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.SafeToRetry(err)
+	case code == "55P03": // lock_timeout
+		return true
+	default: // connection exception, insufficient resources, operator intervention
+		return strings.HasPrefix(code, "08") || strings.HasPrefix(code, "53") || strings.HasPrefix(code, "57P")
+	}
+}
 
 // Code returns the SQLSTATE of err, or "" if PostgreSQL did not report it.
 func Code(err error) string {
@@ -93,6 +125,8 @@ func Fault(err error, what string) error {
 		kind, msg = fault.Conflict, what+" already exists"
 	case Code(err) == ForeignKeyViolation:
 		kind, msg = fault.Invalid, what+" refers to something that does not exist"
+	case unavailable(err):
+		kind, msg = fault.Unavailable, "the database does not answer, or is busy; try again"
 	case unstorable[Code(err)]:
 		kind, msg = fault.Invalid, what+" holds a value that cannot be stored: a zero byte, broken UTF-8, or a time or number out of range"
 	}

@@ -18,7 +18,7 @@ type Key struct {
 	Name       string     `json:"name"`
 	Roles      []string   `json:"roles" nullable:"false"`
 	CreatedAt  time.Time  `json:"created_at"`
-	CreatedBy  string     `json:"created_by"`
+	CreatedBy  string     `json:"created_by" doc:"id of the key that made it, or bootstrap"`
 	ExpiresAt  *time.Time `json:"expires_at,omitempty"`
 	RotatedAt  *time.Time `json:"rotated_at,omitempty"`
 	RevokedAt  *time.Time `json:"revoked_at,omitempty"`
@@ -110,27 +110,32 @@ type Admission struct {
 	PreviousHash []byte // null once its grace is over
 	Revoked      bool
 	Expired      bool
+	ExpiresAt    *time.Time
 	Roles        []string
-	Permissions  []string
+	Permissions  []string // of those roles that are not declared
 }
 
 // Admit looks a key up by id, in one round trip, and notes its use if hash is
-// that of its secret.
+// that of its secret. It waits for nobody: a use is not noted while the key is
+// being changed.
 func Admit(ctx context.Context, q pg.Q, id string, hash []byte) (Admission, error) {
 	rows, _ := q.Query(ctx, `
 		with used as (
-			update api_keys k set last_used_at = clock_timestamp()
-			where k.id = @id and `+liveKey+`
-			  and (k.hash = @hash or (k.previous_hash = @hash and k.previous_expires_at > clock_timestamp()))
-			  and (k.last_used_at is null or k.last_used_at < clock_timestamp() - interval '1 minute')
+			update api_keys set last_used_at = clock_timestamp()
+			where id = (
+				select k.id from api_keys k
+				where k.id = @id and `+liveKey+`
+				  and (k.hash = @hash or (k.previous_hash = @hash and k.previous_expires_at > clock_timestamp()))
+				  and (k.last_used_at is null or k.last_used_at < clock_timestamp() - interval '1 minute')
+				for no key update skip locked)
 		)
-		select k.id, k.name, k.hash,
+		select k.id, k.name, k.hash, k.expires_at,
 		       case when k.previous_expires_at > clock_timestamp() then k.previous_hash end as previous_hash,
 		       k.revoked_at is not null as revoked,
 		       coalesce(k.expires_at <= clock_timestamp(), false) as expired,
 		       array(select role from key_roles where key_id = k.id order by role) as roles,
 		       array(select distinct permission from role_permissions rp
-		             join key_roles kr on kr.role = rp.role where kr.key_id = k.id order by permission) as permissions
+		             join key_roles kr on kr.role = rp.role where kr.key_id = k.id) as permissions
 		from api_keys k where k.id = @id`,
 		pgx.StrictNamedArgs{"id": id, "hash": hash})
 	a, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Admission])

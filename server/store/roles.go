@@ -4,50 +4,52 @@ package store
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"certctl/server/fault"
 	"certctl/server/perm"
 	"certctl/server/pg"
 )
 
-// SyncRoles makes the declared permissions and default roles rows of the
-// database. It writes nothing where nothing differs, so replicas that start
-// together do not wait for each other.
+// SyncRoles makes the declared permissions and the names of the default roles
+// rows of the database, so that other rows can refer to them. What a default
+// role may do is not among them: each replica takes that from its own build,
+// or an older one beside a newer would undo it. Nothing is written, and no row
+// locked, where nothing differs.
 func SyncRoles(ctx context.Context, q pg.Q, perms []*perm.Permission, roles []*perm.Role) error {
-	args := struct{ perms, permsDo, roles, rolesDo, grantRoles, grantPerms []string }{}
+	var names, does, roleNames, rolesDo []string
 	for _, p := range perms {
-		args.perms, args.permsDo = append(args.perms, p.Name), append(args.permsDo, p.Does)
+		names, does = append(names, p.Name), append(does, p.Does)
 	}
 	for _, r := range roles {
-		args.roles, args.rolesDo = append(args.roles, r.Name), append(args.rolesDo, r.Does)
-		for _, p := range r.Can {
-			args.grantRoles, args.grantPerms = append(args.grantRoles, r.Name), append(args.grantPerms, p.Name)
-		}
+		roleNames, rolesDo = append(roleNames, r.Name), append(rolesDo, r.Does)
 	}
-	_, err := q.Exec(ctx, `
-		with p as (
-			insert into permissions as p (name, does)
-			select * from unnest(@perms::text[], @perms_do::text[])
-			on conflict (name) do update set does = excluded.does where p.does <> excluded.does
-		), r as (
-			insert into roles as r (name, does, declared)
-			select name, does, true from unnest(@roles::text[], @roles_do::text[]) u (name, does)
-			on conflict (name) do update set does = excluded.does, declared = true
-			where r.does <> excluded.does or not r.declared
-		), granted as (
-			insert into role_permissions (role, permission)
-			select * from unnest(@grant_roles::text[], @grant_perms::text[])
-			on conflict do nothing
+	var taken []string
+	err := q.QueryRow(ctx, `
+		with p as (select name, does from unnest(@names::text[], @does::text[]) u (name, does)),
+		r as (select name, does from unnest(@roles::text[], @roles_do::text[]) u (name, does)),
+		new_p as (
+			insert into permissions (name, does)
+			select name, does from p where not exists (select from permissions where name = p.name)
+			order by name on conflict do nothing
+		), other_p as (
+			update permissions o set does = p.does from p where o.name = p.name and o.does <> p.does
+		), new_r as (
+			insert into roles (name, does, declared)
+			select name, does, true from r where not exists (select from roles where name = r.name)
+			order by name on conflict do nothing
+		), other_r as (
+			update roles o set does = r.does from r where o.name = r.name and o.does <> r.does and o.declared
 		)
-		delete from role_permissions
-		where role = any(@roles) and (role, permission) not in (
-			select * from unnest(@grant_roles::text[], @grant_perms::text[]))`,
-		pgx.StrictNamedArgs{
-			"perms": args.perms, "perms_do": args.permsDo, "roles": args.roles, "roles_do": args.rolesDo,
-			"grant_roles": args.grantRoles, "grant_perms": args.grantPerms,
-		})
+		select array(select name from roles join r using (name) where not declared)`,
+		pgx.StrictNamedArgs{"names": names, "does": does, "roles": roleNames, "roles_do": rolesDo}).Scan(&taken)
+	if err == nil && len(taken) > 0 {
+		return fault.New(fault.Conflict, "the custom role %s has the name of a default role of this version; "+
+			"make another for its keys, and delete it, with the version before", taken[0])
+	}
 	return pg.Fault(err, "roles")
 }
 
@@ -82,6 +84,11 @@ func RolesNamed(ctx context.Context, q pg.Q, names ...string) ([]Role, error) {
 
 func collectRoles(rows pgx.Rows) ([]Role, error) {
 	roles, err := pgx.CollectRows(rows, pgx.RowToStructByName[Role])
+	for i, r := range roles {
+		if d, ok := perm.RoleNamed(r.Name); ok {
+			roles[i].Permissions = slices.Sorted(slices.Values(perm.Names(d.Can)))
+		}
+	}
 	return roles, pg.Fault(err, "roles")
 }
 
@@ -111,10 +118,15 @@ func LockRole(ctx context.Context, q pg.Q, name string) error {
 	return pg.Fault(err, "role")
 }
 
-// HasHolder reports whether a live key holds the role.
-func HasHolder(ctx context.Context, q pg.Q, role string) (held bool, err error) {
-	err = q.QueryRow(ctx, `
-		select exists (select from key_roles kr join api_keys k on k.id = kr.key_id where kr.role = $1 and `+liveKey+`)`,
-		role).Scan(&held)
-	return held, pg.Fault(err, "role")
+// Holders counts the live keys that hold a role, and of these the ones that
+// never expire.
+type Holders struct{ Live, Lasting int }
+
+// HoldersOf counts the holders of a role.
+func HoldersOf(ctx context.Context, q pg.Q, role string) (Holders, error) {
+	rows, _ := q.Query(ctx, `
+		select count(*) as live, count(*) filter (where k.expires_at is null) as lasting
+		from key_roles kr join api_keys k on k.id = kr.key_id where kr.role = $1 and `+liveKey, role)
+	h, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Holders])
+	return h, pg.Fault(err, "role")
 }
