@@ -2,7 +2,7 @@
 .PHONY: help build run test lint docs check audit-packet bench
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
+COMMIT  := $(shell git describe --always --abbrev=40 --exclude "*" --dirty 2>/dev/null)
 LDFLAGS := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
 # Without a C compiler the race detector cannot be built.

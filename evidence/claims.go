@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -37,19 +38,19 @@ var (
 		"Every migration that this build embeds was applied once, from the file that it embeds, and no other.",
 		judgeLedger, "migrate.Up", "migrate.Ledger", "migrations.Files")
 	CatalogMatches = statement("migrate/catalog",
-		"The live catalog is what the migrations make of an empty database: nobody altered it by hand.",
+		"The live tables, functions and rules are what the migrations make of an empty database: nobody altered them by hand.",
 		judgeCatalog, "migrate.Up", "migrations.Files")
 	LoopsPass = statement("schedule/passes",
-		"Every declared loop finishes its passes, and no other loop runs.",
+		"Every declared loop finishes its passes without error and in its period, and no other loop runs.",
 		judgePasses, "schedule.Runner", "schedule.All", "app.App.Loops")
 	SettingsHold = statement("config/in-force",
-		"The settings that a process was given are in force, and introspection withholds every secret.",
+		"A process says which settings it was given and withholds every secret; periods and the bound of a body are what was given.",
 		judgeSettings, "config.Load", "config.Show", "app.App.Run")
 	TrailIntact = statement("audit/intact",
 		"The audit log is what its checkpoints signed: nothing in it was edited, removed, moved or rolled back.",
 		judgeTrail, "audit.Log.Sequence", "audit.Export", "audit.VerifyStream")
 	ActionsWritten = statement("audit/actions",
-		"Every declared audit action is written by what it names, and no undeclared one is.",
+		"Each step of work writes the audit action that names it, every declared action is written, and no undeclared one.",
 		judgeActions, "audit.Write", "audit.Actions")
 	RolesGuard = statement("access/roles",
 		"Each default role may call the routes whose permission it holds, and no other.",
@@ -142,13 +143,19 @@ func judgeCatalog(_ api.Declared, seen json.RawMessage) ([]Check, error) {
 		for name := range live {
 			others = append(others, name)
 		}
-		return append(checks, Check{"other tables", none, other(others)})
+		return append(checks,
+			Check{"other tables", none, other(others)},
+			Check{Functions, digest(s.Fresh.Functions), digest(s.Live.Functions)},
+			Check{"views", digest(s.Fresh.Views), digest(s.Live.Views)})
 	})
 }
 
-// digest stands for a table's whole definition in a check.
-func digest(t CatalogTable) string {
-	raw, err := json.Marshal(t)
+// Functions is the check that no function was altered.
+const Functions = "functions"
+
+// digest stands for a whole definition in a check.
+func digest(v any) string {
+	raw, err := json.Marshal(v)
 	if err != nil {
 		panic(err) // it is made of strings
 	}
@@ -158,39 +165,60 @@ func digest(t CatalogTable) string {
 
 // PassesSeen is the ledger of passes as rows of the database.
 type PassesSeen struct {
-	Runs []schedule.Run `json:"runs"`
+	Runs    []schedule.Run    `json:"runs"`    // oldest first
+	Now     time.Time         `json:"now"`     // by the database's clock
+	Periods map[string]string `json:"periods"` // of the loops whose setting was given
 }
 
 func judgePasses(d api.Declared, seen json.RawMessage) ([]Check, error) {
 	return decide(seen, func(s PassesSeen) []Check {
-		last := map[string]string{}
+		newest := map[string]schedule.Run{}
 		for _, r := range s.Runs {
-			switch {
-			case r.FinishedAt == nil:
-				if last[r.Loop] == "" {
-					last[r.Loop] = "begun"
-				}
-			case r.Error != "":
-				last[r.Loop] = "failed: " + r.Error
-			case last[r.Loop] == "" || last[r.Loop] == "begun":
-				last[r.Loop] = healthy
+			newest[r.Loop] = r
+		}
+		finished := map[string]schedule.Run{}
+		for _, r := range s.Runs {
+			if r.FinishedAt != nil {
+				finished[r.Loop] = r
 			}
 		}
 		var checks []Check
 		for _, l := range d.Loops {
-			got := unseen
-			if state, ok := last[l.Name]; ok {
-				got = state
-				delete(last, l.Name)
+			every := l.Every
+			if given, ok := s.Periods[l.Name]; ok {
+				every = given
 			}
-			checks = append(checks, Check{l.Name, healthy, got})
+			checks = append(checks, Check{l.Name, healthy, pace(newest[l.Name], finished[l.Name], every, l.Timeout, s.Now)})
+			delete(newest, l.Name)
 		}
 		var others []string
-		for name := range last {
+		for name := range newest {
 			others = append(others, name)
 		}
 		return append(checks, Check{"other loops", none, other(others)})
 	})
+}
+
+// pace says whether the last pass that ended did so without error, and not
+// longer ago than the next one may take to come and to end.
+func pace(newest, finished schedule.Run, every, timeout string, now time.Time) string {
+	period, err := time.ParseDuration(every)
+	limit, err2 := time.ParseDuration(timeout)
+	switch {
+	case err != nil || err2 != nil:
+		return "no period"
+	case newest.Loop == "":
+		return unseen
+	case newest.FinishedAt == nil && now.Sub(newest.StartedAt) > limit:
+		return "hangs"
+	case finished.FinishedAt == nil:
+		return "begun"
+	case finished.Error != "":
+		return "failed: " + finished.Error
+	case now.Sub(*finished.FinishedAt) > 2*period+limit:
+		return "no pass since " + finished.FinishedAt.UTC().Format(time.RFC3339)
+	}
+	return healthy
 }
 
 // SettingsSeen is what a process was given, what it answered on the wire, and
@@ -203,6 +231,10 @@ type SettingsSeen struct {
 	// Periods are the mean times between the starts of passes, in
 	// milliseconds, from rows, of the loops whose period was given.
 	Periods map[string]int64 `json:"periods"`
+
+	// Bodies are the statuses of a request with a body of the largest size that
+	// was given, and with one byte more.
+	Bodies [2]int `json:"bodies"`
 }
 
 func judgeSettings(d api.Declared, seen json.RawMessage) ([]Check, error) {
@@ -231,9 +263,17 @@ func judgeSettings(d api.Declared, seen json.RawMessage) ([]Check, error) {
 			want := "about " + s.Given[l.Setting]
 			checks = append(checks, Check{"time between passes of " + l.Name, want, about(s.Given[l.Setting], mean)})
 		}
-		return append(checks, Check{"secrets in the answer", none, other(s.Leaked)})
+		bound := "a body of that size is read, a larger one refused"
+		got := fmt.Sprintf("the statuses %d and %d", s.Bodies[0], s.Bodies[1])
+		if s.Bodies == [2]int{http.StatusUnauthorized, http.StatusRequestEntityTooLarge} {
+			got = bound
+		}
+		return append(checks, Check{BodyBound, bound, got}, Check{"secrets in the answer", none, other(s.Leaked)})
 	})
 }
+
+// BodyBound is the check that the bound of a body is what was given.
+const BodyBound = "largest body"
 
 // TrailSeen is an export of the log, with a checkpoint and the public key that
 // were learnt before.
@@ -278,9 +318,17 @@ func judgeTrail(_ api.Declared, seen json.RawMessage) ([]Check, error) {
 	return checks, nil
 }
 
-// ActionsSeen counts the events of each action, from rows.
+// ActionsSeen is the actions of events, from rows.
 type ActionsSeen struct {
-	Events map[string]int `json:"events"`
+	Events map[string]int `json:"events"` // of each action, how many
+	Steps  []StepSeen     `json:"steps"`  // of the work that was done
+}
+
+// A StepSeen is one call and the actions that it wrote.
+type StepSeen struct {
+	Step  string   `json:"step"`
+	Names string   `json:"names"` // the action that it is
+	Wrote []string `json:"wrote"`
 }
 
 func judgeActions(d api.Declared, seen json.RawMessage) ([]Check, error) {
@@ -298,7 +346,11 @@ func judgeActions(d api.Declared, seen json.RawMessage) ([]Check, error) {
 		for name := range s.Events {
 			others = append(others, name)
 		}
-		return append(checks, Check{"other actions", none, other(others)})
+		checks = append(checks, Check{"other actions", none, other(others)})
+		for _, step := range s.Steps {
+			checks = append(checks, Check{step.Step, step.Names, other(step.Wrote)})
+		}
+		return checks
 	})
 }
 

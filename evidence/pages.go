@@ -337,6 +337,8 @@ func migrationsBlock(p *page, in Inputs) (string, error) {
 type Catalog struct {
 	Migrations []CatalogMigration `json:"migrations"`
 	Tables     []CatalogTable     `json:"tables"`
+	Views      []CatalogObject    `json:"views"`
+	Functions  []CatalogObject    `json:"functions"`
 }
 
 // A CatalogMigration is a row of the ledger beside the catalog.
@@ -353,6 +355,8 @@ type CatalogTable struct {
 	Constraints []CatalogObject `json:"constraints"`
 	Indexes     []CatalogObject `json:"indexes"`
 	Triggers    []CatalogObject `json:"triggers"`
+	Rules       []CatalogObject `json:"rules"`
+	RowSecurity bool            `json:"row_security"`
 }
 
 // A CatalogColumn is a column, in the order of the table.

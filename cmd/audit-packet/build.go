@@ -31,6 +31,8 @@ type target struct {
 	keyFile  string
 	roots    string
 	database string
+
+	checkpoint, verifier string // files
 }
 
 func buildCommand() *cobra.Command {
@@ -44,13 +46,14 @@ outside, and do the same to copies with known defects. Store what was seen in
 DIR (audit-packet by default), render the receipts, and write the manifest.
 DIR is replaced as a whole, once everything is there.
 
-With --url the claims are looked at on a running server instead; the defects
-are still the laboratory's. A probe that needs more than it was given is
-skipped, and its receipt says so.
+With --url the claims are looked at on a running server of the same build; the
+defects are still the laboratory's. A claim is unknown, and its receipt says why,
+where a probe needs more than it was given. The packet then holds that server's
+audit log, with the names of its replicas and of who acted.
 
 Exit code 1 says that a claim is false, 2 that something could not be looked at.`,
 		Example: `  audit-packet build
-  audit-packet build --url https://certctl.example:8443 --key-file auditor.key --roots ca.pem /tmp/packet`,
+  audit-packet build --url https://certctl.example:8443 --key-file auditor.key --roots ca.pem --checkpoint monday.note --verifier log.pub packet`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir := evidence.PacketDir
@@ -75,6 +78,8 @@ Exit code 1 says that a claim is false, 2 that something could not be looked at.
 	f.StringVar(&t.keyFile, "key-file", "", "file with the API key to use there")
 	f.StringVar(&t.roots, "roots", "", "file with the certificates to trust there, in PEM")
 	f.StringVar(&t.database, "database-url-file", "", "file with the URL of that server's database")
+	f.StringVar(&t.checkpoint, "checkpoint", "", "file with a signed checkpoint of that server's audit log that was kept outside")
+	f.StringVar(&t.verifier, "verifier", "", "file with the public key of that log, learnt before")
 	f.BoolVar(&asJSON, "json", false, "print the summary as JSON")
 	return cmd
 }
@@ -106,11 +111,15 @@ func buildPacket(ctx context.Context, t target, dir string, say func(string)) (s
 	}
 	site := base
 	if t.url != "" {
-		if site, err = t.site(ctx, l, declared); err != nil {
+		if site, err = t.site(l, declared); err != nil {
 			return s, nil, errors.Join(err, stop())
 		}
 	}
 	introspection, err := client.Do(ctx, site.Admin, api.Introspect, &api.Empty{})
+	if err == nil && introspection.Build != build {
+		err = fmt.Errorf("the server is version %s of commit %s, and the laboratory's is %s of %s; use the tool that was built with the server",
+			introspection.Build.Version, introspection.Build.Commit, build.Version, build.Commit)
+	}
 	if err != nil {
 		return s, nil, errors.Join(err, stop())
 	}
@@ -140,7 +149,7 @@ func buildPacket(ctx context.Context, t target, dir string, say func(string)) (s
 }
 
 // site is a running server that somebody else started.
-func (t target) site(ctx context.Context, l *lab.Lab, d api.Declared) (*probe.Site, error) {
+func (t target) site(l *lab.Lab, d api.Declared) (*probe.Site, error) {
 	s := &probe.Site{Lab: l, Declared: d}
 	var roots []byte
 	var err error
@@ -160,10 +169,18 @@ func (t target) site(ctx context.Context, l *lab.Lab, d api.Declared) (*probe.Si
 		}
 		s.Database = strings.TrimSpace(string(url))
 	}
-	if s.Admin, err = client.New(t.url, strings.TrimSpace(string(key)), roots); err != nil {
-		return nil, err
+	if t.checkpoint != "" && t.verifier != "" {
+		note, err := os.ReadFile(t.checkpoint)
+		if err != nil {
+			return nil, err
+		}
+		public, err := os.ReadFile(t.verifier)
+		if err != nil {
+			return nil, err
+		}
+		s.Checkpoint = api.Checkpoint{Note: string(note), Verifier: strings.TrimSpace(string(public))}
 	}
-	s.Checkpoint, err = client.Do(ctx, s.Admin, api.GetCheckpoint, &api.Empty{})
+	s.Admin, err = client.New(t.url, strings.TrimSpace(string(key)), roots)
 	return s, err
 }
 

@@ -30,12 +30,18 @@ func build() app.Build { return app.Build{Version: version, Commit: commit, Go: 
 // The exit codes.
 const (
 	exitFailed = 1 // the server said no, or failed
-	exitUsage  = 2 // the call was wrong
+	exitUsage  = 2 // the call was wrong, or what was asked could not be determined
 )
+
+// unknownError ends a command that could not find out what it was asked.
+type unknownError struct{ error }
+
+func (e unknownError) Unwrap() error { return e.error }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	os.Exit(run(ctx, os.Args[1:]))
 }
 
@@ -57,6 +63,9 @@ func run(ctx context.Context, args []string) int {
 	fmt.Fprintln(os.Stderr, "certctl-server:", err)
 	if !began(cmd) {
 		fmt.Fprintf(os.Stderr, "%s --help tells more\n", cmd.CommandPath())
+		return exitUsage
+	}
+	if _, unknown := errors.AsType[unknownError](err); unknown {
 		return exitUsage
 	}
 	return exitFailed

@@ -262,4 +262,9 @@ func TestVerifiesAnExportWithoutADatabase(t *testing.T) {
 	if got := cmd.ProcessState.ExitCode(); got != exitFailed {
 		t.Errorf("nonsense ended with %d: %s", got, stderr)
 	}
+	cmd, _, stderr = command(t, "postgres://nowhere.invalid/none", nil, "verify", "no such file")
+	_ = cmd.Run() // the exit code says it
+	if got := cmd.ProcessState.ExitCode(); got != exitUsage {
+		t.Errorf("a file that is not there ended with %d: %s", got, stderr)
+	}
 }

@@ -40,6 +40,12 @@ replicas that start together wait for the one that does.`,
 	}
 	cmd.Flags().BoolVar(&embedded, "embedded", false, "start a PostgreSQL of its own, for one machine")
 	cmd.Flags().StringVar(&dir, "embedded-dir", "", "where the embedded PostgreSQL keeps its data")
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if dir != "" && !embedded {
+			return errors.New("--embedded-dir goes with --embedded")
+		}
+		return nil
+	}
 	cmd.Flags().BoolVar(&noMigrate, "no-migrate", false, "refuse to start on a schema that is not current, instead of migrating it")
 	return cmd
 }

@@ -26,7 +26,8 @@ input) without any connection, and compare it with its checkpoints.
 
 What somebody did who can write to the database shows for certain only against
 checkpoints and the public key that were kept elsewhere: keep the answers of
-GET /api/v1/audit/checkpoint. Exit code 1 says that something was altered.`,
+GET /api/v1/audit/checkpoint. Exit code 1 says that something was altered, 2
+that it could not be determined.`,
 		Example: `  certctl-server verify
   certctl-server verify --checkpoint monday.txt --verifier "$(cat key.pub)" export.ndjson`,
 		Args: cobra.MaximumNArgs(1),
@@ -39,13 +40,13 @@ GET /api/v1/audit/checkpoint. Exit code 1 says that something was altered.`,
 			for _, file := range checkpoints {
 				note, err := os.ReadFile(file)
 				if err != nil {
-					return err
+					return unknownError{err}
 				}
 				o.Checkpoints = append(o.Checkpoints, string(note))
 			}
 			report, err := verify(cmd, settings, args, o)
 			if err != nil {
-				return err
+				return unknownError{err}
 			}
 			if asJSON {
 				e := json.NewEncoder(os.Stdout)
@@ -92,7 +93,7 @@ func verify(cmd *cobra.Command, settings config.Values, args []string, o audit.O
 		return audit.Report{}, err
 	}
 	defer db.Close()
-	log, err := audit.Open(cmd.Context(), db, box)
+	log, err := audit.OpenExisting(cmd.Context(), db, box)
 	if err != nil {
 		return audit.Report{}, err
 	}

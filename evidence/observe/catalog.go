@@ -19,12 +19,14 @@ func Catalog(ctx context.Context, conn *pgx.Conn) (c evidence.Catalog, err error
 		c.Migrations = append(c.Migrations, evidence.CatalogMigration{Version: r.Version, SHA256: r.SHA256})
 	}
 	tables, _ := conn.Query(ctx, `
-		select c.relname as name, coalesce(obj_description(c.oid, 'pg_class'), '') as comment, c.oid
+		select c.relname as name, coalesce(obj_description(c.oid, 'pg_class'), '') as comment, c.oid,
+		       c.relrowsecurity as row_security
 		from pg_class c join pg_namespace n on n.oid = c.relnamespace
 		where n.nspname = 'public' and c.relkind in ('r', 'p') order by c.relname`)
 	type row struct {
 		Name, Comment string
 		OID           uint32 `db:"oid"`
+		RowSecurity   bool
 	}
 	found, err := pgx.CollectRows(tables, pgx.RowToStructByName[row])
 	if err != nil {
@@ -35,10 +37,10 @@ func Catalog(ctx context.Context, conn *pgx.Conn) (c evidence.Catalog, err error
 	c.Tables = make([]evidence.CatalogTable, len(found))
 	for i, t := range found {
 		table := &c.Tables[i]
-		table.Name, table.Comment = t.Name, t.Comment
+		table.Name, table.Comment, table.RowSecurity = t.Name, t.Comment, t.RowSecurity
 		queue(b, &table.Columns, t.OID, `
 			select a.attname as name, format_type(a.atttypid, a.atttypmod) as type, not a.attnotnull as nullable,
-			       coalesce(case when a.attidentity <> '' then 'identity' else pg_get_expr(d.adbin, d.adrelid) end, '') as default
+			       coalesce(case a.attidentity when 'a' then 'identity' when 'd' then 'identity by default' else pg_get_expr(d.adbin, d.adrelid) end, '') as default
 			from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
 			where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped order by a.attnum`)
 		queue(b, &table.Constraints, t.OID, `
@@ -50,7 +52,17 @@ func Catalog(ctx context.Context, conn *pgx.Conn) (c evidence.Catalog, err error
 		queue(b, &table.Triggers, t.OID, `
 			select tgname as name, pg_get_triggerdef(oid) || case tgenabled when 'O' then '' else ' -- disabled' end as definition
 			from pg_trigger where tgrelid = $1 and not tgisinternal order by tgname`)
+		queue(b, &table.Rules, t.OID, `
+			select rulename as name, pg_get_ruledef(oid) as definition
+			from pg_rewrite where ev_class = $1 and rulename <> '_RETURN' order by rulename`)
 	}
+	// OID 2200 is the schema public in every database.
+	queue(b, &c.Views, 2200, `
+		select relname as name, pg_get_viewdef(oid) as definition
+		from pg_class where relnamespace = $1 and relkind in ('v', 'm') order by relname`)
+	queue(b, &c.Functions, 2200, `
+		select p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')' as name, pg_get_functiondef(p.oid) as definition
+		from pg_proc p where p.pronamespace = $1 and p.prokind in ('f', 'p') order by 1`)
 	return c, conn.SendBatch(ctx, b).Close()
 }
 

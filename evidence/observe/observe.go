@@ -25,7 +25,11 @@ func Passes(ctx context.Context, conn *pgx.Conn) (evidence.PassesSeen, error) {
 		from (select *, row_number() over (partition by loop order by id desc) as n from loop_runs) r
 		where n <= 20 order by id`)
 	runs, err := pgx.CollectRows(rows, pgx.RowToStructByName[schedule.Run])
-	return evidence.PassesSeen{Runs: runs}, err
+	if err != nil {
+		return evidence.PassesSeen{}, err
+	}
+	seen := evidence.PassesSeen{Runs: runs}
+	return seen, conn.QueryRow(ctx, `select clock_timestamp()`).Scan(&seen.Now)
 }
 
 // Period returns the mean time between the starts of a loop's passes in
@@ -39,10 +43,20 @@ func Period(ctx context.Context, conn *pgx.Conn, loop string) (mean int64, n int
 
 // Actions counts the events of each action.
 func Actions(ctx context.Context, conn *pgx.Conn) (evidence.ActionsSeen, error) {
-	seen := evidence.ActionsSeen{Events: map[string]int{}}
+	seen := evidence.ActionsSeen{Events: map[string]int{}, Steps: []evidence.StepSeen{}}
 	rows, _ := conn.Query(ctx, `select action, count(*) from audit_events group by action`)
 	var action string
 	var n int
 	_, err := pgx.ForEachRow(rows, []any{&action, &n}, func() error { seen.Events[action] = n; return nil })
 	return seen, err
+}
+
+// Written returns the actions of the events with ids above after, in their
+// order, and the highest id.
+func Written(ctx context.Context, conn *pgx.Conn, after int64) (actions []string, last int64, err error) {
+	rows, _ := conn.Query(ctx, `select action, id from audit_events where id > $1 and actor_kind <> 'server' order by id`, after)
+	var action string
+	last = after
+	_, err = pgx.ForEachRow(rows, []any{&action, &last}, func() error { actions = append(actions, action); return nil })
+	return actions, last, err
 }

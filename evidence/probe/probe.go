@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -25,8 +26,10 @@ type Site struct {
 	Database string            // URL; empty if it is out of reach
 	Given    map[string]string // settings the process was given; nil if unknown
 
-	// Learnt before anything was looked at, as a reviewer would have kept it.
+	// Kept outside since before anything was looked at.
 	Checkpoint api.Checkpoint
+
+	Steps []evidence.StepSeen // of the work that was done
 }
 
 // connect opens the site's database.
@@ -37,8 +40,9 @@ type Need string
 
 // The needs.
 const (
-	Database  Need = "the database's URL"
-	Processes Need = "a process that it started itself"
+	Database   Need = "the database's URL"
+	Processes  Need = "a process that it started itself"
+	Checkpoint Need = "a checkpoint and a public key that were kept outside"
 )
 
 // A Probe is an experiment for one claim.
@@ -62,17 +66,24 @@ type Defect struct {
 func (p Probe) Observe(ctx context.Context, s *Site) evidence.Observation {
 	o := evidence.Observation{Claim: p.Of.ID, SeenAt: time.Now().UTC().Truncate(time.Second)}
 	for _, n := range p.Needs {
-		if (n == Database && s.Database == "") || (n == Processes && s.Given == nil) {
-			o.Skipped = "the probe needs " + string(n)
+		if (n == Database && s.Database == "") || (n == Processes && s.Given == nil) || (n == Checkpoint && s.Checkpoint.Note == "") {
+			o.Failed = "the probe needs " + string(n)
 			return o
 		}
 	}
 	seen, err := p.look(ctx, s)
 	if err != nil {
-		o.Failed = err.Error()
+		o.Failed = brief(err)
 	}
 	o.Seen = seen
 	return o
+}
+
+// brief is the first line of an error: what follows may be a server's log,
+// which is of the machine.
+func brief(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
 }
 
 // Control looks at the base with a defect.
@@ -80,16 +91,16 @@ func (p Probe) Control(ctx context.Context, base *Site, d Defect) (o evidence.Co
 	o = evidence.ControlObservation{Defect: d.Says, Turns: d.Turns(base.Declared)}
 	site, end, err := d.Site(ctx, base)
 	if err != nil {
-		o.Failed = err.Error()
+		o.Failed = brief(err)
 		return o
 	}
 	defer func() {
 		if err := end(); err != nil && o.Failed == "" {
-			o.Failed = err.Error()
+			o.Failed = brief(err)
 		}
 	}()
 	if o.Seen, err = p.look(ctx, site); err != nil {
-		o.Failed = err.Error()
+		o.Failed = brief(err)
 	}
 	return o
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -53,6 +54,13 @@ var Probes = []Probe{
 				Site:  altered(func(api.Declared) string { return `alter table api_keys add column added_by_hand text` }),
 			},
 			{
+				Says:  "the function that keeps events from being edited lets everything pass",
+				Turns: func(api.Declared) []string { return []string{evidence.Functions} },
+				Site: altered(func(api.Declared) string {
+					return `create or replace function audit_refuse() returns trigger language plpgsql as $$ begin return null; end $$`
+				}),
+			},
+			{
 				Says:  "the trigger that keeps events from being edited is disabled",
 				Turns: func(api.Declared) []string { return []string{"audit_events"} },
 				Site:  altered(func(api.Declared) string { return `alter table audit_events disable trigger user` }),
@@ -61,26 +69,42 @@ var Probes = []Probe{
 	},
 	{
 		Of: evidence.LoopsPass, Needs: []Need{Database}, Look: lookPasses,
-		Controls: []Defect{{
-			Says:  "an absent replica holds the lease of every loop that has one",
-			Turns: leased,
-			Site: served(nil, func(api.Declared) string {
-				return `delete from loop_runs; update leases set holder = 'absent', expires_at = now() + interval '1 hour'`
-			}),
-		}},
+		Controls: []Defect{
+			{
+				Says: "all passes stopped two days ago",
+				Turns: func(d api.Declared) (names []string) {
+					for _, l := range d.Loops {
+						names = append(names, l.Name)
+					}
+					return names
+				},
+				Site: altered(func(api.Declared) string {
+					return `update loop_runs set started_at = started_at - interval '2 days', finished_at = finished_at - interval '2 days'`
+				}),
+			}, {
+				Says:  "an absent replica holds the lease of every loop that has one",
+				Turns: leased,
+				Site: served(nil, func(api.Declared) string {
+					return `delete from loop_runs; update leases set holder = 'absent', expires_at = now() + interval '1 hour'`
+				}),
+			}},
 	},
 	{
 		Of: evidence.SettingsHold, Needs: []Need{Database, Processes}, Look: lookSettings,
 		Controls: []Defect{{
-			Says: "the process runs with another period than it was given",
+			Says: "the process runs with another period and another bound than it was given",
 			Turns: func(api.Declared) []string {
-				return []string{config.AuditSequenceEvery.Name, "time between passes of " + schedule.AuditSequence.Name}
+				return []string{
+					config.AuditSequenceEvery.Name, "time between passes of " + schedule.AuditSequence.Name,
+					config.MaxBodyBytes.Name, evidence.BodyBound,
+				}
 			},
-			Site: served(map[string]string{config.AuditSequenceEvery.Name: "500ms"}, func(api.Declared) string { return `delete from loop_runs` }),
+			Site: served(map[string]string{config.AuditSequenceEvery.Name: "500ms", config.MaxBodyBytes.Name: "3000"},
+				func(api.Declared) string { return `delete from loop_runs` }),
 		}},
 	},
 	{
-		Of: evidence.TrailIntact, Look: lookTrail,
+		Of: evidence.TrailIntact, Needs: []Need{Checkpoint}, Look: lookTrail,
 		Controls: []Defect{
 			{Says: "an event was edited", Turns: turns(audit.Edited), Site: served(nil, tamper(editEvent))},
 			{Says: "an event was deleted", Turns: turns(audit.Missing), Site: served(nil, tamper(deleteEvent))},
@@ -96,19 +120,33 @@ var Probes = []Probe{
 		},
 	},
 	{
-		Of: evidence.ActionsWritten, Needs: []Need{Database}, Look: lookActions,
-		Controls: []Defect{{
-			Says: "nobody worked with the server",
-			Turns: func(d api.Declared) (names []string) {
-				for _, a := range d.Actions {
-					if a.Name != audit.ServerStarted.Name && a.Name != audit.Verified.Name {
-						names = append(names, a.Name)
+		Of: evidence.ActionsWritten, Needs: []Need{Database, Processes}, Look: lookActions,
+		Controls: []Defect{
+			{
+				Says: "nobody worked with the server",
+				Turns: func(d api.Declared) (names []string) {
+					for _, a := range d.Actions {
+						if a.Name != audit.ServerStarted.Name && a.Name != audit.Verified.Name {
+							names = append(names, a.Name)
+						}
 					}
-				}
-				return names
+					return names
+				},
+				Site: idle,
 			},
-			Site: idle,
-		}},
+			{
+				Says:  "the rotation of a key is written down as its revocation",
+				Turns: func(api.Declared) []string { return []string{audit.KeyRotated.Name, "call of " + api.RotateKey.Name} },
+				Site: workedOn(`
+					create function misname() returns trigger language plpgsql as $$
+					begin
+						new.action := '` + audit.KeyRevoked.Name + `';
+						return new;
+					end $$;
+					create trigger misname before insert on audit_events for each row
+						when (new.action = '` + audit.KeyRotated.Name + `') execute function misname()`),
+			},
+		},
 	},
 	{
 		Of: evidence.RolesGuard, Needs: []Need{Processes}, Look: lookRoles,
@@ -187,12 +225,19 @@ func lookPasses(ctx context.Context, s *Site) (any, error) {
 		return nil, err
 	}
 	defer conn.Close(ctx)
+	periods := map[string]string{}
+	for _, l := range s.Declared.Loops {
+		if given, ok := s.Given[l.Setting]; ok {
+			periods[l.Name] = given
+		}
+	}
 	end := time.After(patience)
 	for {
 		seen, err := observe.Passes(ctx, conn)
 		if err != nil {
 			return nil, err
 		}
+		seen.Periods = periods
 		done := map[string]bool{}
 		for _, r := range seen.Runs {
 			if r.FinishedAt != nil {
@@ -240,12 +285,18 @@ func lookSettings(ctx context.Context, s *Site) (any, error) {
 			continue
 		}
 		seen.Given[name] = config.Withheld
-		for _, form := range forms(value) {
-			if strings.Contains(string(raw), form) {
-				seen.Leaked = append(seen.Leaked, name)
-				break
+		secrets := forms(value)
+		if u, err := url.Parse(value); err == nil && u.User != nil {
+			if password, ok := u.User.Password(); ok {
+				secrets = append(secrets, forms(password)...)
 			}
 		}
+		if slices.ContainsFunc(secrets, func(form string) bool { return strings.Contains(string(raw), form) }) {
+			seen.Leaked = append(seen.Leaked, name)
+		}
+	}
+	if seen.Bodies, err = bodies(ctx, s); err != nil {
+		return nil, err
 	}
 	// The paths of the laboratory's own files are not this machine's to tell.
 	for _, name := range []string{config.TLSCertFile.Name, config.TLSKeyFile.Name} {
@@ -264,6 +315,28 @@ func lookSettings(ctx context.Context, s *Site) (any, error) {
 		}
 	}
 	return seen, nil
+}
+
+// bodies sends a wrong bootstrap token in a body of the largest size that was
+// given, and in one that is a byte larger.
+func bodies(ctx context.Context, s *Site) (statuses [2]int, err error) {
+	limit, err := strconv.Atoi(s.Given[config.MaxBodyBytes.Name])
+	if err != nil {
+		return statuses, err
+	}
+	const frame = `{"name":"a","token":"b"}`
+	for i := range statuses {
+		body := frame + strings.Repeat(" ", limit+i-len(frame))
+		res, err := s.Admin.Send(ctx, api.Bootstrap.Method, api.Bootstrap.Path, []byte(body))
+		switch {
+		case err == nil:
+			statuses[i] = res.StatusCode
+			res.Body.Close()
+		default:
+			statuses[i] = fault.Of(err).Status
+		}
+	}
+	return statuses, nil
 }
 
 // period waits for enough passes to take a mean of.
@@ -314,6 +387,7 @@ func lookActions(ctx context.Context, s *Site) (any, error) {
 	// What a server writes of its own accord comes with its first passes.
 	for end := time.After(patience); ; {
 		seen, err := observe.Actions(ctx, conn)
+		seen.Steps = append(seen.Steps, s.Steps...)
 		if err != nil || seen.Events[audit.Verified.Name] > 0 {
 			return seen, err
 		}

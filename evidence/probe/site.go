@@ -8,12 +8,15 @@ import (
 	"sync/atomic"
 	"time"
 
+	"certctl/evidence"
 	"certctl/evidence/lab"
+	"certctl/evidence/observe"
 	"certctl/server/api"
 	"certctl/server/audit"
 	"certctl/server/client"
 	"certctl/server/config"
 	"certctl/server/perm"
+	"certctl/server/web"
 )
 
 // given are the settings that the laboratory's servers get beside what every
@@ -22,6 +25,7 @@ var given = map[string]string{
 	config.AuditSequenceEvery.Name: "100ms",
 	config.LeaseTTL.Name:           "500ms",
 	config.ShutdownTimeout.Name:    "5s",
+	config.MaxBodyBytes.Name:       "2000",
 }
 
 // Base starts a server on a database of its own, works with it until every
@@ -73,53 +77,77 @@ func (s *Site) serve(ctx context.Context, settings map[string]string) (end func(
 	}, nil
 }
 
-// work does everything that an audit action is written for.
+// work does everything that an audit action is written for, and notes what
+// each step wrote.
 func (s *Site) work(ctx context.Context) error {
-	if s.Admin.Key == "" {
-		in := &api.NewBootstrap{}
-		in.Body.Name, in.Body.Token = "administrator", s.Lab.BootstrapToken()
-		first, err := client.Do(ctx, s.Admin, api.Bootstrap, in)
-		if err != nil {
-			return err
-		}
-		s.Admin = s.Admin.With(first.Secret)
-	}
-	role := &api.NewRole{}
-	role.Body.Name, role.Body.Does, role.Body.Permissions = "scraper", "Scrapes the metrics.", []string{perm.MetricRead.Name}
-	if _, err := client.Do(ctx, s.Admin, api.CreateRole, role); err != nil {
-		return err
-	}
-	key, err := createKey(ctx, s.Admin, "worked with", perm.Viewer.Name)
+	conn, err := s.connect(ctx)
 	if err != nil {
 		return err
 	}
+	defer conn.Close(ctx)
+	_, last, err := observe.Written(ctx, conn, 0)
+	if err != nil {
+		return err
+	}
+	role := &api.NewRole{}
+	role.Body.Name, role.Body.Does, role.Body.Permissions = "scraper", "Scrapes the metrics.", []string{perm.MetricRead.Name}
 	grant := &api.Grant{Role: role.Body.Name}
-	grant.ID = key.ID
 	rotation := &api.Rotation{}
-	rotation.ID = key.ID
-	steps := []func() error{
-		func() error { _, err := client.Do(ctx, s.Admin, api.GrantRole, grant); return err },
-		func() error { _, err := client.Do(ctx, s.Admin, api.WithdrawRole, grant); return err },
-		func() error {
+	steps := []struct {
+		route  *web.Route
+		writes *audit.Action
+		do     func() error
+	}{
+		{api.Bootstrap.Route, audit.BootstrapUsed, func() error {
+			in := &api.NewBootstrap{}
+			in.Body.Name, in.Body.Token = "administrator", s.Lab.BootstrapToken()
+			first, err := client.Do(ctx, s.Admin, api.Bootstrap, in)
+			s.Admin = s.Admin.With(first.Secret)
+			return err
+		}},
+		{api.CreateRole.Route, audit.RoleCreated, func() error {
+			_, err := client.Do(ctx, s.Admin, api.CreateRole, role)
+			return err
+		}},
+		{api.CreateKey.Route, audit.KeyCreated, func() error {
+			key, err := createKey(ctx, s.Admin, "worked with", perm.Viewer.Name)
+			grant.ID, rotation.ID = key.ID, key.ID
+			return err
+		}},
+		{api.GrantRole.Route, audit.RoleGranted, func() error { _, err := client.Do(ctx, s.Admin, api.GrantRole, grant); return err }},
+		{api.WithdrawRole.Route, audit.RoleWithdrawn, func() error { _, err := client.Do(ctx, s.Admin, api.WithdrawRole, grant); return err }},
+		{api.DeleteRole.Route, audit.RoleDeleted, func() error {
 			_, err := client.Do(ctx, s.Admin, api.DeleteRole, &api.OneRole{Name: role.Body.Name})
 			return err
-		},
-		func() error { _, err := client.Do(ctx, s.Admin, api.RotateKey, rotation); return err },
-		func() error { _, err := client.Do(ctx, s.Admin, api.RevokeKey, &rotation.OneKey); return err },
-		func() error {
+		}},
+		{api.RotateKey.Route, audit.KeyRotated, func() error { _, err := client.Do(ctx, s.Admin, api.RotateKey, rotation); return err }},
+		{api.RevokeKey.Route, audit.KeyRevoked, func() error { _, err := client.Do(ctx, s.Admin, api.RevokeKey, &rotation.OneKey); return err }},
+		{api.ExportEvents.Route, audit.Exported, func() error {
 			body, err := client.Stream(ctx, s.Admin, api.ExportEvents, &api.EventFilter{})
 			if err != nil {
 				return err
 			}
 			return body.Close()
-		},
+		}},
 	}
 	for _, step := range steps {
-		if err := step(); err != nil {
+		if step.writes == audit.BootstrapUsed && s.Admin.Key != "" {
+			continue // the token has done its work on this database
+		}
+		if err := step.do(); err != nil {
 			return err
 		}
+		seen := evidence.StepSeen{Step: "call of " + step.route.Name, Names: step.writes.Name}
+		if seen.Wrote, last, err = observe.Written(ctx, conn, last); err != nil {
+			return err
+		}
+		s.Steps = append(s.Steps, seen)
 	}
-	// Enough to cut some off and still have a log.
+	return s.fill(ctx)
+}
+
+// fill writes enough events to cut some off and still have a log.
+func (s *Site) fill(ctx context.Context) error {
 	for range spare {
 		if _, err := createKey(ctx, s.Admin, unique("spare"), perm.Viewer.Name); err != nil {
 			return err
@@ -222,10 +250,45 @@ func servedAndWorked(sql func(api.Declared) string) func(context.Context, *Site)
 		kept := s.Checkpoint
 		err = s.work(ctx)
 		if err == nil {
+			err = s.fill(ctx)
+		}
+		if err == nil {
 			err = s.learn(ctx)
 		}
 		s.Checkpoint = kept
 		if err != nil {
+			return nil, nil, errors.Join(err, end())
+		}
+		return s, end, nil
+	}
+}
+
+// workedOn is a server on a database of its own whose schema was altered
+// before the work.
+func workedOn(sql string) func(context.Context, *Site) (*Site, func() error, error) {
+	return func(ctx context.Context, base *Site) (*Site, func() error, error) {
+		s := &Site{Lab: base.Lab, Declared: base.Declared}
+		var err error
+		if s.Database, err = base.Lab.Database(ctx); err != nil {
+			return nil, nil, err
+		}
+		if err := base.Lab.Migrate(ctx, s.Database); err != nil {
+			return nil, nil, err
+		}
+		conn, err := s.connect(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		_, err = conn.Exec(ctx, sql)
+		conn.Close(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		end, err := s.serve(ctx, given)
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := s.work(ctx); err != nil {
 			return nil, nil, errors.Join(err, end())
 		}
 		return s, end, nil

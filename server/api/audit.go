@@ -22,7 +22,7 @@ type EventFilter struct {
 type EventQuery struct {
 	EventFilter
 	Before int64 `query:"before" minimum:"0" doc:"next of the page before this one"`
-	Limit  int   `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Limit  int   `query:"limit" minimum:"1" maximum:"500" default:"100"`
 }
 
 // EventPage is a page of audit events, newest first.

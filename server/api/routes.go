@@ -4,6 +4,7 @@ package api
 
 import (
 	"net/http"
+	"time"
 
 	"certctl/server/perm"
 	"certctl/server/table"
@@ -107,7 +108,7 @@ var (
 	ExportEvents = streamed[EventFilter](&web.Route{
 		Name: "export-events", Method: http.MethodGet, Path: "/api/v1/audit/export", Content: "application/x-ndjson",
 		Does:  "streams the signed audit log with its checkpoints, a JSON object a line",
-		Needs: perm.AuditExport,
+		Needs: perm.AuditExport, AtOnce: 2,
 	})
 	GetCheckpoint = typed[Empty, Checkpoint](&web.Route{
 		Name: "get-checkpoint", Method: http.MethodGet, Path: "/api/v1/audit/checkpoint",
@@ -127,7 +128,7 @@ var (
 	VerifyLog = typed[Verification, VerifyReport](&web.Route{
 		Name: "verify-log", Method: http.MethodPost, Path: "/api/v1/audit/verify",
 		Does:  "recomputes the audit log and names what was altered, also against checkpoints that were kept outside",
-		Needs: perm.AuditRead,
+		Needs: perm.AuditRead, AtOnce: 1, Timeout: 10 * time.Minute,
 	})
 )
 

@@ -123,29 +123,34 @@ func (a *App) Run(ctx context.Context, o Options) error {
 	}
 	hard, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
-	context.AfterFunc(ctx, func() {
+	a.serving.Store(true)
+	// A server that cannot answer any more must not go on with its loops.
+	told, stop := context.WithCancel(ctx)
+	defer stop()
+	answer, refuse := context.WithCancel(context.WithoutCancel(ctx))
+	defer refuse()
+	context.AfterFunc(told, func() {
 		a.serving.Store(false)
-		a.log.Info("stopping", zap.Duration("at_most", config.ShutdownTimeout.In(a.settings)))
-		time.AfterFunc(config.ShutdownTimeout.In(a.settings), cut)
+		delay, timeout := config.ShutdownDelay.In(a.settings), config.ShutdownTimeout.In(a.settings)
+		a.log.Info("stopping", zap.Duration("after", delay), zap.Duration("at_most", timeout))
+		time.AfterFunc(delay, refuse)
+		time.AfterFunc(delay+timeout, cut)
 	})
 
-	a.serving.Store(true)
 	a.log.Info("serving", zap.String("address", listener.Addr().String()), zap.String("version", a.build.Version),
 		zap.Duration("after", time.Since(a.started)))
 	if o.Ready != nil {
 		o.Ready("https://" + listener.Addr().String())
 	}
-	// A server that cannot answer any more must not go on with its loops.
-	ctx, stop := context.WithCancel(ctx)
 	served := make(chan error, 1)
 	go func() {
 		defer stop()
-		served <- a.Web.Serve(ctx, hard, listener, certificate)
+		served <- a.Web.Serve(answer, hard, listener, certificate)
 	}()
 	loops := &schedule.Runner{
 		DB: a.db, Replica: a.replica, Settings: a.settings, Metrics: a.metrics, Log: a.log, Bindings: a.Loops(),
 	}
-	loops.Run(audit.WithReplica(ctx, a.replica), audit.WithReplica(hard, a.replica))
+	loops.Run(audit.WithReplica(told, a.replica), audit.WithReplica(hard, a.replica))
 	return <-served
 }
 

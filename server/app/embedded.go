@@ -3,10 +3,14 @@ package app
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -21,8 +25,9 @@ import (
 
 // Embedded is a PostgreSQL that this process started for itself.
 type Embedded struct {
-	Server *local.Server
-	state  string
+	Server    *local.Server
+	state     string
+	madeToken bool // the bootstrap token is the one in the state's file
 }
 
 // The files of an embedded server's state, which nobody else can read.
@@ -38,8 +43,10 @@ const (
 // completes settings with what belongs to it: its address, and keys that are
 // made once and kept beside the data.
 func Embed(ctx context.Context, settings config.Values, dir string, log *zap.Logger) (*Embedded, error) {
-	if config.DatabaseURL.In(settings) != "" {
-		return nil, fmt.Errorf("%s is set, and --embedded starts a database of its own; choose one", config.DatabaseURL.Name)
+	for _, key := range []*config.Key[string]{config.DatabaseURL, config.MigrateDatabaseURL} {
+		if key.In(settings) != "" {
+			return nil, fmt.Errorf("%s is set, and --embedded starts a database of its own; choose one", key.Name)
+		}
 	}
 	o := local.Options{Dir: dir}
 	if _, _, err := local.Find(); errors.Is(err, local.ErrNotInstalled) {
@@ -56,7 +63,7 @@ func Embed(ctx context.Context, settings config.Values, dir string, log *zap.Log
 	if err != nil {
 		return nil, err
 	}
-	e := &Embedded{server, server.StateDir()}
+	e := &Embedded{Server: server, state: server.StateDir(), madeToken: config.BootstrapToken.In(settings) == ""}
 	if err := e.complete(settings); err != nil {
 		return nil, errors.Join(err, server.Stop())
 	}
@@ -86,7 +93,15 @@ func (e *Embedded) complete(settings config.Values) error {
 	if config.TLSCertFile.In(settings) != "" {
 		return nil
 	}
-	// The certificate is kept, so that what a client learnt stays true.
+	// The certificate is kept while it is good, so that what a client learnt
+	// stays true.
+	if !e.certificateIsGood() {
+		for _, file := range []string{tlsCertFile, tlsKeyFile} {
+			if err := os.Remove(filepath.Join(e.state, file)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+		}
+	}
 	var keyPEM []byte
 	_, err := e.once(tlsCertFile, func() (certPEM []byte, err error) {
 		certPEM, keyPEM, err = web.SelfIssue(config.Listen.In(settings))
@@ -98,6 +113,13 @@ func (e *Embedded) complete(settings config.Values) error {
 	settings[config.TLSCertFile.Name] = filepath.Join(e.state, tlsCertFile)
 	settings[config.TLSKeyFile.Name] = filepath.Join(e.state, tlsKeyFile)
 	return err
+}
+
+// certificateIsGood reports whether the kept pair can be presented for another
+// month.
+func (e *Embedded) certificateIsGood() bool {
+	pair, err := tls.LoadX509KeyPair(filepath.Join(e.state, tlsCertFile), filepath.Join(e.state, tlsKeyFile))
+	return err == nil && time.Now().AddDate(0, 1, 0).Before(pair.Leaf.NotAfter)
 }
 
 // once returns the content of a file, which is made if it is not there.
@@ -129,11 +151,26 @@ func (e *Embedded) write(name string, content []byte) error {
 // FirstCall is a command that works as printed: it makes the first API key, or
 // asks a server that has one whether it is ready.
 func (e *Embedded) FirstCall(ctx context.Context, address string, a *App) (string, error) {
-	curl := "curl --cacert " + filepath.Join(e.state, tlsCertFile) + " " + address
+	address = strings.NewReplacer("//[::]:", "//localhost:", "//0.0.0.0:", "//localhost:").Replace(address)
+	curl := "curl --cacert " + quote(config.TLSCertFile.In(a.settings)) + " " + address
+	token := "$" + config.BootstrapToken.Name
+	if e.madeToken {
+		token = "$(cat " + quote(filepath.Join(e.state, tokenFile)) + ")"
+	}
 	used, err := store.Bootstrapped(ctx, a.db)
 	if err != nil || used {
 		return curl + "/readyz", err
 	}
 	return curl + `/api/v1/bootstrap -H 'Content-Type: application/json' \
-    -d "{\"name\":\"admin\",\"token\":\"$(cat ` + filepath.Join(e.state, tokenFile) + `)\"}"`, nil
+    -d "{\"name\":\"admin\",\"token\":\"` + token + `\"}"`, nil
 }
+
+// quote returns a path as one word of a shell.
+func quote(path string) string {
+	if plainPath.MatchString(path) {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+}
+
+var plainPath = regexp.MustCompile(`^[A-Za-z0-9._/-]+$`)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"sync"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -29,7 +30,7 @@ func (a *App) routes() []web.Binding {
 		})),
 		api.Readyz.Do(a.ready),
 		api.Metrics.Do(a.metrics.Handler(a.measure)),
-		api.OpenAPI.Do(http.HandlerFunc(a.openAPI)),
+		api.OpenAPI.Do(a.openAPI()),
 		api.Introspect.Do(a.introspect),
 
 		api.Bootstrap.Do(a.access.Bootstrap),
@@ -72,8 +73,8 @@ func (a *App) measure(r *http.Request) {
 	s := a.db.Stat()
 	a.metrics.Set(metric.DatabaseConnections, float64(s.AcquiredConns()), "busy")
 	a.metrics.Set(metric.DatabaseConnections, float64(s.IdleConns()), "idle")
-	a.metrics.Set(metric.DatabaseConnections, float64(s.MaxConns()), "allowed")
-	// A scrape must show the rest when the database is gone.
+	a.metrics.Set(metric.DatabaseConnectionsMax, float64(s.MaxConns()))
+	// A scrape must not hang on a database that does.
 	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
 	defer cancel()
 	if sizes, err := audit.Size(ctx, a.db); err == nil {
@@ -92,13 +93,19 @@ func (a *App) measure(r *http.Request) {
 	}
 }
 
-func (a *App) openAPI(w http.ResponseWriter, _ *http.Request) {
-	doc, err := a.Web.OpenAPI()
-	if err != nil {
-		panic(err) // the document is made of Go types alone
-	}
-	w.Header().Set("Content-Type", api.OpenAPI.Content)
-	_, _ = w.Write(doc) // the caller went away
+// openAPI serves the document, which is made once.
+func (a *App) openAPI() http.Handler {
+	document := sync.OnceValue(func() []byte {
+		doc, err := a.Web.OpenAPI()
+		if err != nil {
+			panic(err) // it is made of Go types alone
+		}
+		return doc
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", api.OpenAPI.Content)
+		_, _ = w.Write(document()) // the caller went away
+	})
 }
 
 func (a *App) introspect(ctx context.Context, _ *api.Empty) (api.Introspection, error) {
@@ -120,10 +127,11 @@ func (a *App) introspect(ctx context.Context, _ *api.Empty) (api.Introspection, 
 }
 
 func (a *App) listEvents(ctx context.Context, in *api.EventQuery) (api.EventPage, error) {
-	entries, err := audit.List(ctx, a.db, filter(in.EventFilter), audit.Page{Before: in.Before, Limit: in.Limit})
+	entries, err := audit.List(ctx, a.db, filter(in.EventFilter), audit.Page{Before: in.Before, Limit: in.Limit + 1})
 	page := api.EventPage{Items: entries}
-	if len(entries) == in.Limit {
-		page.Next = entries[len(entries)-1].ID
+	if len(entries) > in.Limit {
+		page.Items = entries[:in.Limit]
+		page.Next = page.Items[in.Limit-1].ID
 	}
 	return page, err
 }

@@ -39,13 +39,25 @@ func (k key) purpose() string { return "audit signing key " + k.Name }
 // Open returns the log of the database, and makes its signing key if there is
 // none.
 func Open(ctx context.Context, db *pgxpool.Pool, box *seal.Box) (*Log, error) {
+	l, err := OpenExisting(ctx, db, box)
+	if !errors.Is(err, errNoKey) {
+		return l, err
+	}
+	// Another replica may be first.
+	if err := makeKey(ctx, db, box); err != nil {
+		return nil, err
+	}
+	return OpenExisting(ctx, db, box)
+}
+
+var errNoKey = errors.New("the audit log has no signing key: no server has worked on this database")
+
+// OpenExisting is Open for one who only reads: a log without a signing key is
+// an error.
+func OpenExisting(ctx context.Context, db *pgxpool.Pool, box *seal.Box) (*Log, error) {
 	k, err := activeKey(ctx, db)
 	if errors.Is(err, pgx.ErrNoRows) {
-		if err := makeKey(ctx, db, box); err != nil {
-			return nil, err
-		}
-		// Another replica may have been first.
-		k, err = activeKey(ctx, db)
+		return nil, errNoKey
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the audit signing key: %w", err)

@@ -31,6 +31,9 @@ type Client struct {
 // New returns a client that trusts the certificates in rootsPEM, or those of
 // the system if it is empty.
 func New(address, key string, rootsPEM []byte) (*Client, error) {
+	if !strings.HasPrefix(address, "https://") {
+		return nil, errors.New("the address must begin with https://: a key is not sent in the clear")
+	}
 	tr := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // it is one
 	tr.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS13}
 	if len(rootsPEM) > 0 {
@@ -40,7 +43,8 @@ func New(address, key string, rootsPEM []byte) (*Client, error) {
 		}
 		tr.TLSClientConfig.RootCAs = pool
 	}
-	return &Client{strings.TrimSuffix(address, "/"), key, &http.Client{Transport: tr, Timeout: 2 * time.Minute}}, nil
+	tr.ResponseHeaderTimeout = 2 * time.Minute // the body of a stream takes as long as it takes
+	return &Client{strings.TrimSuffix(address, "/"), key, &http.Client{Transport: tr}}, nil
 }
 
 // With returns a client of the same server with another key.

@@ -42,6 +42,10 @@ var (
 		"How long requests and passes may take to finish after a signal to stop.",
 		"the time from the signal to the exit while a request hangs")
 
+	ShutdownDelay = duration("CERTCTL_SHUTDOWN_DELAY", 0, 0, 5*time.Minute,
+		"How long a replica that was told to stop goes on answering while it says that it is not ready, so that load balancers take it out.",
+		"the time from the signal to the first refused connection")
+
 	EncryptionKey = secret("CERTCTL_ENCRYPTION_KEY", "32 bytes in base64",
 		"The key that secrets in the database are sealed under, the same on every replica. Required with a database of your own; the embedded one keeps a generated key beside its data.",
 		"the refusal to start under another key", func(s string) error { _, err := seal.New(s); return err })
@@ -78,7 +82,7 @@ var (
 	RetentionEvery = duration("CERTCTL_RETENTION_EVERY", time.Hour, 10*time.Millisecond, 30*24*time.Hour,
 		"How often rows past their retention are deleted.",
 		"the time between passes in the ledger of passes")
-	LoopRunsKeep = duration("CERTCTL_LOOP_RUNS_KEEP", 48*time.Hour, time.Minute, 10*365*24*time.Hour,
+	LoopRunsKeep = duration("CERTCTL_LOOP_RUNS_KEEP", 48*time.Hour, time.Hour, 10*365*24*time.Hour,
 		"How long the ledger of passes remembers a finished pass.",
 		"the age of the oldest pass after a retention pass")
 )

@@ -160,11 +160,12 @@ func (r *Runner) take(ctx, hard context.Context, b Binding, every time.Duration)
 	defer func() { trust.Stop() }()
 	var token *int64
 	var wait time.Duration
-	err := r.DB.QueryRow(ctx, acquire, pgx.StrictNamedArgs{
+	// Not under ctx: a lease that was granted as ctx ended would be nobody's.
+	err := r.DB.QueryRow(pass, acquire, pgx.StrictNamedArgs{
 		"name": b.Loop.Name, "replica": r.Replica, "ttl": ttl,
 	}).Scan(&token, &wait)
 	switch {
-	case ctx.Err() != nil:
+	case err != nil && ctx.Err() != nil:
 		return 0
 	case err != nil:
 		r.Log.Error("lease not taken", zap.String("loop", b.Loop.Name), zap.Error(err))

@@ -89,6 +89,9 @@ func (s *Server) problem(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
+	if fault.Of(err) == fault.Internal && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		err = &fault.Error{Kind: fault.Unavailable, Msg: "the answer took too long; try again", Err: err}
+	}
 	kind := fault.Of(err)
 	if kind == fault.Internal {
 		s.logFailure(ctx, err)
@@ -97,7 +100,7 @@ func (s *Server) problem(ctx context.Context, err error) error {
 }
 
 func (s *Server) logFailure(ctx context.Context, err error) {
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+	if errors.Is(ctx.Err(), context.Canceled) {
 		return // the caller went away
 	}
 	s.Log.Error("request failed", zap.String("request_id", RequestID(ctx)), zap.Error(err))

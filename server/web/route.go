@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"reflect"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humachi"
@@ -20,9 +21,11 @@ type Route struct {
 	Method, Path string
 	Does         string
 	Needs        *perm.Permission
-	Public       string // why no permission is needed
-	Status       int    // of success; 200 if zero
-	Content      string // media type of the answer; JSON if empty
+	Public       string        // why no permission is needed
+	Status       int           // of success; 200 if zero
+	Content      string        // media type of the answer; JSON if empty
+	Timeout      time.Duration // of an answer; DefaultTimeout if zero. A stream has as long as its reader keeps reading
+	AtOnce       int           // how many of them a replica serves at once; no bound if zero
 
 	In, Out reflect.Type // nil for raw routes
 }

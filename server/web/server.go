@@ -1,12 +1,13 @@
 package web
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log"
 	"net"
 	"net/http"
@@ -47,13 +48,13 @@ type Server struct {
 	Options
 	router  *chi.Mux
 	api     huma.API
-	maxBody int64
+	maxBody int64 // the smallest body that is refused: the HTTP library counts so
 	routes  map[string]*Route
 }
 
 // New returns a server of bindings. It does no I/O.
 func New(o Options, bindings []Binding) *Server {
-	s := &Server{Options: o, router: chi.NewRouter(), maxBody: int64(o.MaxBody), routes: map[string]*Route{}}
+	s := &Server{Options: o, router: chi.NewRouter(), maxBody: int64(o.MaxBody) + 1, routes: map[string]*Route{}}
 	s.router.Use(s.identify, s.observe, s.secure, s.recover, s.legible)
 	s.router.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, fault.New(fault.NotFound, "no route has this path; GET /openapi.json lists them"))
@@ -122,6 +123,7 @@ func (s *Server) OpenAPI() ([]byte, error) {
 
 // guarded serves h to those who hold what the route needs.
 func (s *Server) guarded(route *Route, h http.Handler) http.Handler {
+	h = bounded(s, route, h)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		note(r).route = route.Name
 		if route.Needs == nil {
@@ -144,6 +146,40 @@ func (s *Server) guarded(route *Route, h http.Handler) http.Handler {
 			return
 		}
 		h.ServeHTTP(w, r.WithContext(perm.With(r.Context(), actor)))
+	})
+}
+
+// DefaultTimeout bounds the time for an answer.
+const DefaultTimeout = 30 * time.Second
+
+// bounded serves h within the route's time, and no more of them at once than
+// the route says.
+func bounded(s *Server, route *Route, h http.Handler) http.Handler {
+	timeout := cmp.Or(route.Timeout, DefaultTimeout)
+	stream := route.Out == nil && route.In != nil
+	var places chan struct{}
+	if route.AtOnce > 0 {
+		places = make(chan struct{}, route.AtOnce)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if places != nil {
+			select {
+			case places <- struct{}{}:
+				defer func() { <-places }()
+			default:
+				w.Header().Set("Retry-After", "5")
+				s.refuse(w, r, fault.New(fault.Unavailable, "this replica is busy with as many of these as it does at once; try again, or try another replica"))
+				return
+			}
+		}
+		if !stream {
+			ctx, cancel := context.WithTimeout(r.Context(), timeout)
+			defer cancel()
+			r = r.WithContext(ctx)
+			// A writer without deadlines, as in tests, is patient already.
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(timeout + writeTimeout))
+		}
+		h.ServeHTTP(w, r)
 	})
 }
 
@@ -273,7 +309,7 @@ func (s *Server) Serve(ctx, hard context.Context, l net.Listener, certificate fu
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
-		ErrorLog:          log.New(io.Discard, "", 0), // handshakes that clients break off
+		ErrorLog:          log.New(connections{s.Log}, "", 0),
 		TLSConfig: &tls.Config{
 			MinVersion:     tls.VersionTLS13,
 			GetCertificate: certificate,
@@ -290,6 +326,17 @@ func (s *Server) Serve(ctx, hard context.Context, l net.Listener, certificate fu
 		return fmt.Errorf("requests were still under way: %w", errors.Join(err, srv.Close()))
 	}
 	return nil
+}
+
+// connections logs what goes wrong below requests, but for handshakes, which
+// any stranger can break off.
+type connections struct{ log *zap.Logger }
+
+func (c connections) Write(b []byte) (int, error) {
+	if line := string(bytes.TrimSpace(b)); !strings.Contains(line, "TLS handshake error") {
+		c.log.Warn("connection", zap.String("problem", line))
+	}
+	return len(b), nil
 }
 
 // writeTimeout bounds the time for one answer, or for one piece of a stream.
