@@ -234,11 +234,11 @@ func receiptPage(r Receipt) []byte {
 		for _, c := range r.Checks {
 			mark := ""
 			if !c.Holds() {
-				mark = "differs"
+				mark = "**differs**"
 			}
 			rows = append(rows, []string{text(c.What), text(c.Want), text(c.Got), mark})
 		}
-		p.grid([]string{"what", "declared", "seen", ""}, rows)
+		p.grid([]string{"what", "declared", "seen", "differs"}, rows)
 	}
 	if len(r.Controls) > 0 {
 		p.heading("Controls")
@@ -254,7 +254,7 @@ func receiptPage(r Receipt) []byte {
 			}
 			rows = append(rows, []string{text(c.Defect), text(other(slices.Clone(c.Turns))), text(other(slices.Clone(c.Red))), mark})
 		}
-		p.grid([]string{"defect", "must turn red", "turned red", ""}, rows)
+		p.grid([]string{"defect", "must turn red", "turned red", "so the control is"}, rows)
 	}
 	return []byte(strings.TrimRight(p.String(), "\n") + "\n")
 }
@@ -262,16 +262,26 @@ func receiptPage(r Receipt) []byte {
 func coverPage(s Summary, receipts []Receipt) []byte {
 	p := &page{}
 	p.title("Audit packet")
-	p.paragraph("What a build of certctl claims of itself, and what was seen when it ran. Each claim leads to a receipt with what was declared " +
-		"beside what was seen, to the observation it was judged by, and to a control: the same experiment on a system with a known defect.")
-	p.paragraph("Check that no file was changed, and that the observations give these verdicts, without any network:")
-	p.printf("```sh\naudit-packet verify .\n```\n\n")
+	p.paragraph("Sentences about certctl that could be false, and what was seen when it ran. Each leads to a receipt: what was declared " +
+		"beside what was seen, the observation it was judged by, and controls, which are the same experiment on a system with a known defect.")
+	p.paragraph("Check that no file was changed, and that the observations give these verdicts, without any network. The tool is built from the " +
+		"code that the packet is about, with `make build`:")
+	p.printf("```sh\nbin/audit-packet verify audit-packet\n```\n\n")
 	p.heading("Claims")
 	var rows [][]string
 	for _, r := range receipts {
 		rows = append(rows, []string{link(text(r.Claim.Says), r.File()), string(r.Verdict), text(r.Reason)})
 	}
 	p.grid([]string{"claim", "verdict", "why"}, rows)
+	p.heading("What a verdict says")
+	p.grid([]string{"verdict", "says"}, [][]string{
+		{string(True), "everything seen is as declared, and each control turned exactly the checks red that its defect must"},
+		{string(False), "something seen is not as declared"},
+		{string(Unknown), "it could not be looked at, for the reason given"},
+		{string(Skipped), "nothing was looked at, for the reason given"},
+		{string(Vacuous), "nothing could have failed, or a control did not turn red for its reason"},
+		{string(Stale), "what it depends on has moved on since"},
+	})
 	p.heading("What was looked at")
 	p.grid([]string{"what", "value"}, [][]string{
 		{"commit", code(s.Commit)},
@@ -281,8 +291,23 @@ func coverPage(s Summary, receipts []Receipt) []byte {
 		{"controls that turned red for their reason", fmt.Sprintf("%d of %d", s.ControlsRed, s.Controls)},
 	})
 	p.heading("What is not proven")
-	p.paragraph("The packet is not signed: its manifest shows damage, and does not show who made it. " +
-		"A verdict holds for the commit above and the machine it ran on. " +
-		"The behaviour of several replicas is tested by the project's tests and has no receipt here.")
+	p.list([]string{
+		"The packet is not signed: its manifest shows damage, and does not show who made it.",
+		"A verdict holds for the commit above, on the platform above. A commit that ends in dirty names no tree: files had been changed.",
+		"The behaviour of several replicas is tested by the project's tests and has no receipt here.",
+		"The tool that verifies comes from the code under audit.",
+		"That there is nothing undeclared beside what is declared (loops, tables, actions, secrets in an answer) is checked, and no control shows that check red.",
+	})
 	return []byte(strings.TrimRight(p.String(), "\n") + "\n")
+}
+
+// SameDeclarations reports whether the packet was built of the declarations
+// that are rendered now.
+func SameDeclarations(in Inputs) bool {
+	now, err := Encode(in.Declared)
+	if err != nil {
+		return false
+	}
+	then, err := fs.ReadFile(in.Packet, DeclaredFile)
+	return errors.Is(err, fs.ErrNotExist) || (err == nil && bytes.Equal(now, then))
 }

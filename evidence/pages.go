@@ -322,14 +322,14 @@ func migrationsBlock(p *page, in Inputs) (string, error) {
 	var rows [][]string
 	for _, m := range in.Declared.Migrations {
 		n, _, _ := strings.Cut(m.Version, "_")
-		from := "none"
+		from := "this one"
 		if m.ReadableFrom != "" {
 			from = "with " + m.ReadableFrom + " or later"
 		}
 		file := path.Join("migrations", m.File())
 		rows = append(rows, []string{n, link(code(file), "../../"+file), code(m.SHA256), from})
 	}
-	p.grid([]string{"number", "file", "SHA-256", "older servers that can run on it"}, rows)
+	p.grid([]string{"number", "file", "SHA-256", "the oldest migration whose server can run on it"}, rows)
 	return "", nil
 }
 
@@ -510,9 +510,7 @@ var meanings = []struct {
 	Says string
 }{
 	{schedule.OneReplica, "One replica at a time does a pass. It holds a lease in the database, which ends by the database's clock, and what it writes under the lease's fencing token lands only while no other replica has taken the lease."},
-	{schedule.Claimed, "Passes on several replicas share the work: each takes rows with a lease of their own, and the others skip the rows that are taken."},
 	{schedule.Atomic, "Passes on several replicas may overlap: each batch is one guarded statement, so a row is acted on once."},
-	{schedule.Idempotent, "Passes on several replicas may overlap and repeat each other: a repetition changes nothing outside."},
 }
 
 func classesBlock(p *page, in Inputs) (string, error) {

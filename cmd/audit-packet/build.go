@@ -44,7 +44,8 @@ func buildCommand() *cobra.Command {
 		Long: `Start a PostgreSQL and server processes, work with them, look at them from
 outside, and do the same to copies with known defects. Store what was seen in
 DIR (audit-packet by default), render the receipts, and write the manifest.
-DIR is replaced as a whole, once everything is there.
+DIR is replaced as a whole, once everything is there; a packet in which a claim
+does not hold goes to DIR.failed instead, and DIR stays.
 
 With --url the claims are looked at on a running server of the same build; the
 defects are still the laboratory's. A claim is unknown, and its receipt says why,
@@ -68,6 +69,9 @@ Exit code 1 says that a claim is false, 2 that something could not be looked at.
 			}
 			if err := printSummary(cmd.OutOrStdout(), summary, receipts, asJSON); err != nil {
 				return err
+			}
+			if outcome(receipts) != nil {
+				cmd.PrintErrf("the packet is in %s%s; %s is as it was\n", dir, failedSuffix, dir)
 			}
 			return outcome(receipts)
 		},
@@ -148,6 +152,9 @@ func buildPacket(ctx context.Context, t target, dir string, say func(string)) (s
 	return evidence.Summarise(about, receipts), receipts, err
 }
 
+// failedSuffix marks a packet in which a claim does not hold.
+const failedSuffix = ".failed"
+
 // site is a running server that somebody else started.
 func (t target) site(l *lab.Lab, d api.Declared) (*probe.Site, error) {
 	s := &probe.Site{Lab: l, Declared: d}
@@ -158,9 +165,12 @@ func (t target) site(l *lab.Lab, d api.Declared) (*probe.Site, error) {
 			return nil, err
 		}
 	}
+	if t.keyFile == "" {
+		return nil, errors.New("--url needs --key-file, a file with an API key for that server")
+	}
 	key, err := os.ReadFile(t.keyFile)
 	if err != nil {
-		return nil, fmt.Errorf("--url needs --key-file: %w", err)
+		return nil, err
 	}
 	if t.database != "" {
 		url, err := os.ReadFile(t.database)
@@ -236,6 +246,9 @@ func store(dir string, about evidence.About, declared api.Declared, seen []evide
 	}
 	if err := os.Chmod(fresh, 0o755); err != nil {
 		return nil, err
+	}
+	if outcome(receipts) != nil {
+		dir += failedSuffix
 	}
 	return receipts, replace(fresh, dir)
 }

@@ -27,6 +27,7 @@ the committed observations. It reports everything that is not so, each with the
 way to mend it:
 
   - a page or a receipt that is not what is rendered, with the difference;
+  - a claim that the packet does not show to be true;
   - a generated block that was edited by hand;
   - a code span that names a setting, metric, loop, permission, audit action,
     route, Go symbol, file or make target that does not exist;
@@ -55,6 +56,7 @@ way to mend it:
 				look func() ([]evidence.Problem, error)
 			}{
 				{"rendering the pages", func() ([]evidence.Problem, error) { return stalePages(tree.FS(), in) }},
+				{"reading the verdicts", func() ([]evidence.Problem, error) { return verdicts(in) }},
 				{"rendering the packet", func() ([]evidence.Problem, error) { return f.stalePacket(tree.FS(), in.Packet) }},
 				{"reading the prose", func() ([]evidence.Problem, error) { return prose.Check(tree.FS(), in) }},
 			} {
@@ -66,6 +68,9 @@ way to mend it:
 				}
 			}
 			progress(cmd.ErrOrStderr(), "")
+			if in.Packet != nil && !evidence.SameDeclarations(in) {
+				cmd.PrintErrln("the packet was built of other declarations than this tree has: its verdicts are stale until make audit-packet")
+			}
 			if len(unknown) > 0 && len(problems) == 0 {
 				return errors.Join(unknown...)
 			}
@@ -77,6 +82,19 @@ way to mend it:
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "say it as JSON")
 	return cmd
+}
+
+// verdicts says which claims the packet does not show to be true.
+func verdicts(in evidence.Inputs) (problems []evidence.Problem, err error) {
+	for _, r := range in.Receipts {
+		if r.Verdict != evidence.True && r.Verdict != evidence.Skipped {
+			problems = append(problems, evidence.Problem{
+				File: path.Join(evidence.PacketDir, r.File()), What: fmt.Sprintf("the claim is %s: %s", r.Verdict, r.Reason),
+				Repair: "mend the server, then make audit-packet",
+			})
+		}
+	}
+	return problems, nil
 }
 
 // stalePacket says which pages of the packet are not what its data renders to.

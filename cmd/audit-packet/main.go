@@ -58,6 +58,8 @@ drifted, and with 2 if that could not be determined or the call was wrong.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	understood := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
 	root.PersistentFlags().String("root", "", "the source tree (default: the module around the working directory)")
 	root.AddCommand(
 		docsCommand(f),
@@ -75,6 +77,9 @@ drifted, and with 2 if that could not be determined or the call was wrong.`,
 	case errors.Is(err, errFalse):
 		return exitFalse
 	}
-	fmt.Fprintf(stderr, "audit-packet: %v\n%s --help tells more\n", err, cmd.CommandPath())
+	fmt.Fprintf(stderr, "audit-packet: %v\n", err)
+	if !understood {
+		fmt.Fprintf(stderr, "%s --help tells more\n", cmd.CommandPath())
+	}
 	return exitUnknown
 }

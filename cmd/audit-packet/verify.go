@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io/fs"
 	"maps"
+	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -30,7 +32,17 @@ directory and nothing else; it needs no network and no source tree.`,
 			if err != nil {
 				return err
 			}
-			return report(cmd, asJSON, problems, args[0]+" is what its manifest says")
+			holds := args[0] + " is what its manifest says, and its observations give its verdicts"
+			if receipts, err := evidence.Receipts(os.DirFS(args[0])); err == nil {
+				count := map[evidence.Verdict]int{}
+				for _, r := range receipts {
+					count[r.Verdict]++
+				}
+				for _, v := range slices.Sorted(maps.Keys(count)) {
+					holds += fmt.Sprintf("; %s: %d", v, count[v])
+				}
+			}
+			return report(cmd, asJSON, problems, holds)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "say it as JSON")

@@ -51,6 +51,7 @@ func run(ctx context.Context, args []string) int {
 		Short:         "Certificate lifecycle server on PostgreSQL",
 		Long:          "Certificate lifecycle server on PostgreSQL. Settings come from the environment: docs/reference/settings.md lists them.",
 		Example:       "  certctl-server serve --embedded    try it on one machine\n  certctl-server migrate --status    what a start would apply",
+		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -77,7 +78,7 @@ func start(cmd *cobra.Command) (config.Values, *zap.Logger, error) {
 	cmd.Annotations = map[string]string{"began": "yes"}
 	settings, err := config.Load(os.LookupEnv)
 	if err != nil {
-		return nil, nil, errors.Join(errors.New("settings"), err)
+		return nil, nil, fmt.Errorf("the settings cannot be used:\n%w", err)
 	}
 	return settings, logger(settings), nil
 }

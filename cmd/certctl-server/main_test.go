@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -164,6 +166,45 @@ func TestStopsOnASignal(t *testing.T) {
 	}
 }
 
+func TestSaysThatItIsNotReadyBeforeItStopsAnswering(t *testing.T) {
+	t.Parallel()
+	s := begin(t, pgtest.URL(t), map[string]string{config.ShutdownDelay.Name: "2s"})
+	status := func() int {
+		t.Helper()
+		// The server's certificate is its own.
+		c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+s.address+"/readyz", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := c.Do(req)
+		if err != nil {
+			return 0
+		}
+		res.Body.Close()
+		return res.StatusCode
+	}
+	if got := status(); got != http.StatusOK {
+		t.Errorf("before the signal: %d", got)
+	}
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.After(10 * time.Second); status() != http.StatusServiceUnavailable; {
+		select {
+		case <-s.drained:
+			t.Fatal("it stopped answering before it said that it is not ready")
+		case <-end:
+			t.Fatal("it never said that it is not ready")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	<-s.drained
+	if err := s.cmd.Wait(); err != nil {
+		t.Errorf("it ended with %v\n%s", err, s.Log())
+	}
+}
+
 func TestMigrateAndItsStatus(t *testing.T) {
 	t.Parallel()
 	url := pgtest.EmptyURL(t)
@@ -259,7 +300,7 @@ func TestVerifiesAnExportWithoutADatabase(t *testing.T) {
 	cmd, _, stderr := command(t, "", map[string]string{config.DatabaseURL.Name: "postgres://nowhere.invalid/none"}, "verify", "-")
 	cmd.Stdin = strings.NewReader("{}\n")
 	_ = cmd.Run() // the exit code says it
-	if got := cmd.ProcessState.ExitCode(); got != exitFailed {
+	if got := cmd.ProcessState.ExitCode(); got != exitUsage {
 		t.Errorf("nonsense ended with %d: %s", got, stderr)
 	}
 	cmd, _, stderr = command(t, "postgres://nowhere.invalid/none", nil, "verify", "no such file")

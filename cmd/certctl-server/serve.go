@@ -39,7 +39,7 @@ replicas that start together wait for the one that does.`,
 		},
 	}
 	cmd.Flags().BoolVar(&embedded, "embedded", false, "start a PostgreSQL of its own, for one machine")
-	cmd.Flags().StringVar(&dir, "embedded-dir", "", "where the embedded PostgreSQL keeps its data")
+	cmd.Flags().StringVar(&dir, "embedded-dir", "", "where the embedded PostgreSQL keeps its data (default: .certctl here, as root a folder of this one's in /var/lib/certctl)")
 	cmd.PreRunE = func(*cobra.Command, []string) error {
 		if dir != "" && !embedded {
 			return errors.New("--embedded-dir goes with --embedded")
@@ -74,7 +74,7 @@ func serve(ctx context.Context, settings config.Values, log *zap.Logger, embedde
 				log.Warn("cannot tell the first call", zap.Error(err))
 				return
 			}
-			fmt.Printf("certctl serves %s\n\n    %s\n\n", address, call)
+			fmt.Printf("certctl serves %s; its data is in %s\n\n    %s\n\n", address, database.Server.Dir(), call)
 		}
 	}
 	err = a.Run(ctx, o)

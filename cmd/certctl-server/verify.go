@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -27,7 +29,8 @@ input) without any connection, and compare it with its checkpoints.
 What somebody did who can write to the database shows for certain only against
 checkpoints and the public key that were kept elsewhere: keep the answers of
 GET /api/v1/audit/checkpoint. Exit code 1 says that something was altered, 2
-that it could not be determined.`,
+that it could not be determined: the file is no export, say. A checkpoint may be
+the note alone, or the whole answer of the route.`,
 		Example: `  certctl-server verify
   certctl-server verify --checkpoint monday.txt --verifier "$(cat key.pub)" export.ndjson`,
 		Args: cobra.MaximumNArgs(1),
@@ -42,7 +45,7 @@ that it could not be determined.`,
 				if err != nil {
 					return unknownError{err}
 				}
-				o.Checkpoints = append(o.Checkpoints, string(note))
+				o.Checkpoints = append(o.Checkpoints, kept(note))
 			}
 			report, err := verify(cmd, settings, args, o)
 			if err != nil {
@@ -53,10 +56,10 @@ that it could not be determined.`,
 				e.SetIndent("", "  ")
 				err = e.Encode(report)
 			} else {
-				_, err = fmt.Println(report)
+				_, err = fmt.Print(report)
 			}
 			if err == nil && !report.Intact() {
-				err = errors.New("the audit log was altered")
+				err = errors.New("the audit log is not intact")
 			}
 			return err
 		},
@@ -65,6 +68,17 @@ that it could not be determined.`,
 	cmd.Flags().StringArrayVar(&verifiers, "verifier", nil, "public key that was kept elsewhere (repeatable); without it the log's own is used")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the report as JSON")
 	return cmd
+}
+
+// kept returns the signed note of a file that was kept: the note alone, with
+// whatever blank lines an editor put behind it, or the whole answer of the
+// route.
+func kept(file []byte) string {
+	var answer struct{ Note string }
+	if json.Unmarshal(file, &answer) == nil && answer.Note != "" {
+		return answer.Note
+	}
+	return strings.TrimRight(string(file), "\r\n") + "\n"
 }
 
 func verify(cmd *cobra.Command, settings config.Values, args []string, o audit.Options) (audit.Report, error) {
@@ -78,7 +92,12 @@ func verify(cmd *cobra.Command, settings config.Values, args []string, o audit.O
 			defer f.Close()
 			in = f
 		}
-		return audit.VerifyStream(in, o)
+		lines := bufio.NewReader(in)
+		const begins = `{"log":`
+		if first, err := lines.Peek(len(begins)); err != nil || string(first) != begins {
+			return audit.Report{}, errors.New("this is no export of an audit log: it does not begin with its log")
+		}
+		return audit.VerifyStream(lines, o)
 	}
 	url, key := config.DatabaseURL.In(settings), config.EncryptionKey.In(settings)
 	if url == "" || key == "" {

@@ -20,7 +20,7 @@ func versionCommand() *cobra.Command {
 			if asJSON {
 				return json.NewEncoder(os.Stdout).Encode(api.Build(build()))
 			}
-			fmt.Printf("certctl-server %s %s %s\n", version, commit, build().Go)
+			fmt.Printf("certctl-server %s, commit %s, %s\n", version, commit, build().Go)
 			return nil
 		},
 	}

@@ -65,11 +65,15 @@ type Defect struct {
 // Observe looks at the site for the probe's claim.
 func (p Probe) Observe(ctx context.Context, s *Site) evidence.Observation {
 	o := evidence.Observation{Claim: p.Of.ID, SeenAt: time.Now().UTC().Truncate(time.Second)}
+	var lacks []string
 	for _, n := range p.Needs {
 		if (n == Database && s.Database == "") || (n == Processes && s.Given == nil) || (n == Checkpoint && s.Checkpoint.Note == "") {
-			o.Failed = "the probe needs " + string(n)
-			return o
+			lacks = append(lacks, string(n))
 		}
+	}
+	if len(lacks) > 0 {
+		o.Failed = "the probe needs " + strings.Join(lacks, ", and ")
+		return o
 	}
 	seen, err := p.look(ctx, s)
 	if err != nil {

@@ -87,7 +87,8 @@ var Probes = []Probe{
 				Site: served(nil, func(api.Declared) string {
 					return `delete from loop_runs; update leases set holder = 'absent', expires_at = now() + interval '1 hour'`
 				}),
-			}},
+			},
+		},
 	},
 	{
 		Of: evidence.SettingsHold, Needs: []Need{Database, Processes}, Look: lookSettings,
@@ -328,13 +329,12 @@ func bodies(ctx context.Context, s *Site) (statuses [2]int, err error) {
 	for i := range statuses {
 		body := frame + strings.Repeat(" ", limit+i-len(frame))
 		res, err := s.Admin.Send(ctx, api.Bootstrap.Method, api.Bootstrap.Path, []byte(body))
-		switch {
-		case err == nil:
-			statuses[i] = res.StatusCode
-			res.Body.Close()
-		default:
+		if err != nil {
 			statuses[i] = fault.Of(err).Status
+			continue
 		}
+		statuses[i] = res.StatusCode
+		res.Body.Close()
 	}
 	return statuses, nil
 }

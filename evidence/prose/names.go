@@ -56,7 +56,7 @@ func gather(in evidence.Inputs, src *source) (*names, error) {
 	for _, l := range d.Loops {
 		n.words[l.Name] = true
 	}
-	for _, class := range []schedule.HA{schedule.OneReplica, schedule.Claimed, schedule.Atomic, schedule.Idempotent} {
+	for _, class := range []schedule.HA{schedule.OneReplica, schedule.Atomic} {
 		n.words[string(class)] = true
 	}
 	for _, r := range d.Roles {

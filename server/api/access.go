@@ -24,6 +24,8 @@ type (
 	KeyPage = auth.KeyPage
 	// Rotation asks for a new secret of a key.
 	Rotation = auth.Rotation
+	// Grace lets two secrets of a key work side by side.
+	Grace = auth.Grace
 	// Grant names a key and a role.
 	Grant = auth.Grant
 	// NewRole asks for a custom role.

@@ -73,10 +73,13 @@ type Consistency struct {
 
 // Verification asks for the log to be recomputed.
 type Verification struct {
-	Body struct {
-		Verifiers   []string `json:"verifiers,omitempty" maxItems:"20" nullable:"false" doc:"public keys that were learnt before; the log's own without them"`
-		Checkpoints []string `json:"checkpoints,omitempty" maxItems:"100" nullable:"false" doc:"signed checkpoints that were kept outside of the database"`
-	}
+	Body *KeptOutside
+}
+
+// KeptOutside is what a verification may trust.
+type KeptOutside struct {
+	Verifiers   []string `json:"verifiers,omitempty" maxItems:"20" nullable:"false" doc:"public keys that were learnt before; the log's own without them"`
+	Checkpoints []string `json:"checkpoints,omitempty" maxItems:"100" nullable:"false" doc:"signed checkpoints, the notes alone"`
 }
 
 // VerifyReport says whether the log is intact, and if not, what was altered.

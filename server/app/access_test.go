@@ -29,6 +29,15 @@ func newKey(name string, roles ...string) *api.NewKey {
 	return in
 }
 
+// rotation asks for a new secret, without a body if there is no grace.
+func rotation(id string, grace int) *api.Rotation {
+	in := &api.Rotation{OneKey: api.OneKey{ID: id}}
+	if grace > 0 {
+		in.Body = &api.Grace{GraceSeconds: grace}
+	}
+	return in
+}
+
 func create(t *testing.T, c *client.Client, name string, roles ...string) api.KeySecret {
 	t.Helper()
 	k, err := client.Do(t.Context(), c, api.CreateKey, newKey(name, roles...))
@@ -91,8 +100,7 @@ func TestKeyLifecycle(t *testing.T) {
 		t.Errorf("the key reads as %+v (%v), want it used", got, err)
 	}
 
-	rotate := &api.Rotation{}
-	rotate.ID, rotate.Body.GraceSeconds = k.ID, 3600
+	rotate := rotation(k.ID, 3600)
 	fresh, err := client.Do(t.Context(), r.Client, api.RotateKey, rotate)
 	if err != nil {
 		t.Fatal(err)
@@ -102,7 +110,7 @@ func TestKeyLifecycle(t *testing.T) {
 			t.Errorf("the %s secret within the grace: %v", name, err)
 		}
 	}
-	rotate.Body.GraceSeconds = 0
+	rotate = rotation(k.ID, 0)
 	last, err := client.Do(t.Context(), r.Client, api.RotateKey, rotate)
 	if err != nil {
 		t.Fatal(err)
@@ -152,9 +160,7 @@ func TestNobodyGrantsMoreThanTheyHold(t *testing.T) {
 
 	_, err := client.Do(ctx, as, api.CreateKey, newKey("mine", "admin"))
 	is(t, err, fault.Forbidden, "withdraw the role admin")
-	rotation := &api.Rotation{}
-	rotation.ID = admin.ID
-	_, err = client.Do(ctx, as, api.RotateKey, rotation)
+	_, err = client.Do(ctx, as, api.RotateKey, rotation(admin.ID, 0))
 	is(t, err, fault.Forbidden, "rotate a key with the role admin")
 	_, err = client.Do(ctx, as, api.GrantRole, &api.Grant{OneKey: api.OneKey{ID: cli.ID}, Role: "admin"})
 	is(t, err, fault.Forbidden, "needs the permission role.grant")

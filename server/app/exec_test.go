@@ -29,9 +29,7 @@ func TestWorksWithoutPreparedStatements(t *testing.T) {
 	}
 	c := r.With(key.Secret)
 	k := create(t, c, "a key", "viewer")
-	rotate := &api.Rotation{}
-	rotate.ID, rotate.Body.GraceSeconds = k.ID, 60
-	if _, err := client.Do(t.Context(), c, api.RotateKey, rotate); err != nil {
+	if _, err := client.Do(t.Context(), c, api.RotateKey, rotation(k.ID, 60)); err != nil {
 		t.Error(err)
 	}
 	if _, err := client.Do(t.Context(), c, api.ListKeys, &api.KeyQuery{Limit: 5}); err != nil {

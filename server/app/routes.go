@@ -189,7 +189,11 @@ func hashes(proof []tlog.Hash) []string {
 }
 
 func (a *App) verifyLog(ctx context.Context, in *api.Verification) (api.VerifyReport, error) {
-	report, err := a.trail.Verify(ctx, a.db, audit.Options{Verifiers: in.Body.Verifiers, Checkpoints: in.Body.Checkpoints})
+	var o audit.Options
+	if in.Body != nil {
+		o = audit.Options{Verifiers: in.Body.Verifiers, Checkpoints: in.Body.Checkpoints}
+	}
+	report, err := a.trail.Verify(ctx, a.db, o)
 	if err != nil {
 		return api.VerifyReport{}, err
 	}

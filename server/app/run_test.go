@@ -32,10 +32,13 @@ type running struct {
 
 const bootstrapToken = "bootstrap-token-of-the-tests-0123456789"
 
+// encryptionKey is that of every replica.
+var encryptionKey = seal.NewKey()
+
 // settings of a server that a test starts.
 func settings(url string) config.Values {
 	return config.Values{
-		config.DatabaseURL.Name: url, config.EncryptionKey.Name: seal.NewKey(),
+		config.DatabaseURL.Name: url, config.EncryptionKey.Name: encryptionKey,
 		config.BootstrapToken.Name: bootstrapToken, config.Listen.Name: "127.0.0.1:0",
 	}
 }

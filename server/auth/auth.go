@@ -234,9 +234,20 @@ func (a *Access) Key(ctx context.Context, in *OneKey) (store.Key, error) {
 // Rotation asks for a new secret of a key.
 type Rotation struct {
 	OneKey
-	Body struct {
-		GraceSeconds int `json:"grace_seconds,omitempty" minimum:"0" maximum:"2592000" doc:"how long the secret in force stays valid; it ends at once without it"`
+	Body *Grace
+}
+
+// A Grace lets two secrets of a key work side by side.
+type Grace struct {
+	GraceSeconds int `json:"grace_seconds,omitempty" minimum:"0" maximum:"2592000" doc:"how long the secret in force stays valid; it ends at once without it"`
+}
+
+// grace is how long the secret in force stays valid.
+func (r *Rotation) grace() time.Duration {
+	if r.Body == nil {
+		return 0
 	}
+	return time.Duration(r.Body.GraceSeconds) * time.Second
 }
 
 // RotateKey gives a key a new secret. The caller must hold all that the key
@@ -248,7 +259,7 @@ func (a *Access) RotateKey(ctx context.Context, in *Rotation) (KeySecret, error)
 		if err := mayActAs(ctx, tx, "rotate", before); err != nil {
 			return err
 		}
-		ok, err := store.RotateKey(ctx, tx, in.ID, hash, time.Duration(in.Body.GraceSeconds)*time.Second)
+		ok, err := store.RotateKey(ctx, tx, in.ID, hash, in.grace())
 		if err == nil && !ok {
 			err = fault.New(fault.Conflict, "the key is revoked or has expired; create another")
 		}

@@ -145,7 +145,7 @@ func encode(pattern string, in any) (path, query string, body []byte, err error)
 				text = t.Format(time.RFC3339Nano)
 			}
 			q.Set(f.Tag.Get("query"), text)
-		case f.Name == "Body" && len(f.Index) == 1:
+		case f.Name == "Body" && len(f.Index) == 1 && (value.Kind() != reflect.Pointer || !value.IsNil()):
 			if body, err = json.Marshal(value.Interface()); err != nil {
 				return "", "", nil, err
 			}

@@ -93,10 +93,10 @@ func unavailable(err error) bool {
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return true
 	}
-	switch code := Code(err); {
-	case code == "":
+	switch code := Code(err); code {
+	case "":
 		return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.SafeToRetry(err)
-	case code == "55P03": // lock_timeout
+	case "55P03": // lock_timeout
 		return true
 	default: // connection exception, insufficient resources, operator intervention
 		return strings.HasPrefix(code, "08") || strings.HasPrefix(code, "53") || strings.HasPrefix(code, "57P")

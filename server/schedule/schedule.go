@@ -35,12 +35,10 @@ type Loop struct {
 // work twice.
 type HA string
 
-// The classes. No loop may need a class in which replicas repeat effects.
+// The classes. None lets replicas repeat effects.
 const (
 	OneReplica HA = "one-replica" // a lease with a fencing token
-	Claimed    HA = "claimed"     // rows taken with a lease each, others skip them
 	Atomic     HA = "atomic"      // one guarded statement
-	Idempotent HA = "idempotent"  // a repetition changes nothing outside
 )
 
 var loops = table.By(func(l *Loop) string { return l.Name })

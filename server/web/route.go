@@ -132,12 +132,10 @@ func (s *Server) operation(r *Route) huma.Operation {
 		Summary:       r.Does,
 		DefaultStatus: r.Status,
 		MaxBodyBytes:  s.maxBody,
-		Errors:        []int{http.StatusBadRequest},
 	}
 	if r.Needs != nil {
 		op.Description = "Needs the permission `" + r.Needs.Name + "`."
 		op.Security = []map[string][]string{{bearer: {}}}
-		op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden)
 	} else {
 		op.Description = "Public: " + r.Public + "."
 	}

@@ -55,7 +55,7 @@ type Server struct {
 // New returns a server of bindings. It does no I/O.
 func New(o Options, bindings []Binding) *Server {
 	s := &Server{Options: o, router: chi.NewRouter(), maxBody: int64(o.MaxBody) + 1, routes: map[string]*Route{}}
-	s.router.Use(s.identify, s.observe, s.secure, s.recover, s.legible)
+	s.router.Use(s.identify, s.observe, s.secure, s.recover, s.legible, middleware.GetHead)
 	s.router.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, fault.New(fault.NotFound, "no route has this path; GET /openapi.json lists them"))
 	})
@@ -85,7 +85,31 @@ func New(o Options, bindings []Binding) *Server {
 		}
 		b.mount(s, b.Route)
 	}
+	s.document()
 	return s
+}
+
+// document has every operation say that whatever is no success is a problem
+// document: which statuses there are, the kinds of fault say.
+func (s *Server) document() {
+	doc := s.api.OpenAPI()
+	problem := doc.Components.Schemas.Schema(reflect.TypeFor[Problem](), true, "Problem")
+	for _, item := range doc.Paths {
+		for _, op := range []*huma.Operation{item.Get, item.Put, item.Post, item.Delete, item.Patch} {
+			if op == nil {
+				continue
+			}
+			for status := range op.Responses {
+				if status >= "400" {
+					delete(op.Responses, status)
+				}
+			}
+			op.Responses["default"] = &huma.Response{
+				Description: "A problem document (RFC 9457), whose code names the kind of fault.",
+				Content:     map[string]*huma.MediaType{"application/problem+json": {Schema: problem}},
+			}
+		}
+	}
 }
 
 const bearer = "bearer"
