@@ -17,6 +17,7 @@ import (
 	"certctl/server/client"
 	"certctl/server/config"
 	"certctl/server/perm"
+	"certctl/server/pg/pgtest"
 	"certctl/server/schedule"
 	"certctl/server/seal"
 )
@@ -88,18 +89,6 @@ func ask[T any](t *testing.T, pool *pgxpool.Pool, sql string, args ...any) T {
 	return v
 }
 
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	deadline := time.After(20 * time.Second)
-	for !done() {
-		select {
-		case <-deadline:
-			t.Fatalf("did not happen: %s", what)
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-}
-
 // write makes audit events until the test ends or the returned stop is called.
 func (r *replicas) write() (stop func()) {
 	r.t.Helper()
@@ -121,7 +110,7 @@ func (r *replicas) holder(loop *schedule.Loop, not string) (*lab.Replica, int64)
 	r.t.Helper()
 	var name string
 	var token int64
-	eventually(r.t, "another replica holds "+loop.Name, func() bool {
+	pgtest.Eventually(r.t, "another replica holds "+loop.Name, func() bool {
 		err := r.pool.QueryRow(r.t.Context(), `
 			select holder, token from leases where name = $1 and expires_at > clock_timestamp() and holder <> $2`,
 			loop.Name, not).Scan(&name, &token)
@@ -139,7 +128,7 @@ func TestThreeReplicasOneKilledOneFrozen(t *testing.T) {
 	if err := killed.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a takeover from the killed holder", func() bool {
+	pgtest.Eventually(t, "a takeover from the killed holder", func() bool {
 		return ask[int64](t, r.pool, `select token from leases where name = $1`, schedule.AuditSequence.Name) > token
 	})
 	r.add()
@@ -149,7 +138,7 @@ func TestThreeReplicasOneKilledOneFrozen(t *testing.T) {
 		for _, loop := range []*schedule.Loop{schedule.AuditSequence, schedule.AuditChainVerify} {
 			frozen, token := r.holder(loop, killed.Name)
 			r.freeze(frozen, func() {
-				eventually(t, "a takeover of "+loop.Name, func() bool {
+				pgtest.Eventually(t, "a takeover of "+loop.Name, func() bool {
 					return ask[bool](t, r.pool, `select exists (select from loop_runs where loop = $1 and token > $2 and replica <> $3)`,
 						loop.Name, token, frozen.Name)
 				})
@@ -171,7 +160,7 @@ func TestThreeReplicasOneKilledOneFrozen(t *testing.T) {
 		t.Fatal(err)
 	}
 	var waiting string
-	eventually(t, "a holder waits in its transaction", func() bool {
+	pgtest.Eventually(t, "a holder waits in its transaction", func() bool {
 		err := r.pool.QueryRow(t.Context(), `
 			select application_name from pg_stat_activity
 			where datname = current_database() and wait_event_type = 'Lock' and application_name like 'certctl %'`).Scan(&waiting)
@@ -185,14 +174,14 @@ func TestThreeReplicasOneKilledOneFrozen(t *testing.T) {
 			t.Fatal(err)
 		}
 		conn.Release()
-		eventually(t, "a takeover from the holder that was frozen in its transaction", func() bool {
+		pgtest.Eventually(t, "a takeover from the holder that was frozen in its transaction", func() bool {
 			return ask[bool](t, r.pool, `
 				select exists (select from loop_runs where loop = $1 and token > $2 and acted > 0)`, schedule.AuditSequence.Name, token)
 		})
 	})
 	stop()
 	last := ask[int64](t, r.pool, `select max(id) from audit_events`)
-	eventually(t, "the queue drains", func() bool {
+	pgtest.Eventually(t, "the queue drains", func() bool {
 		return !ask[bool](t, r.pool, `select exists (select from audit_queue where event_id <= $1)`, last)
 	})
 
@@ -244,7 +233,7 @@ func (r *replicas) freeze(one *lab.Replica, then func()) {
 	if err := one.Thaw(); err != nil {
 		r.t.Fatal(err)
 	}
-	eventually(r.t, "the replica answers again", func() bool {
+	pgtest.Eventually(r.t, "the replica answers again", func() bool {
 		c, err := one.Client("")
 		if err != nil {
 			r.t.Fatal(err)

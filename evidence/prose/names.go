@@ -13,6 +13,7 @@ import (
 	"certctl/server/config"
 	"certctl/server/metric"
 	"certctl/server/schedule"
+	"certctl/server/table"
 )
 
 // names are all that a code span may name.
@@ -257,7 +258,7 @@ func judge(name string, known map[string]bool, kind string) (string, bool) {
 func nearest(name string, known map[string]bool) string {
 	best, least := "", 0
 	for _, k := range slices.Sorted(maps.Keys(known)) {
-		d := distance(name, k)
+		d := table.Edits(name, k)
 		if strings.HasSuffix(k, "/"+name) {
 			d = 0
 		}
@@ -269,25 +270,4 @@ func nearest(name string, known map[string]bool) string {
 		return "; there is none"
 	}
 	return "; the nearest is `" + best + "`"
-}
-
-// distance is the number of edits between a and b (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -223,7 +223,7 @@ func TestLastAdministratorStays(t *testing.T) {
 		}
 		wg.Go(func() { _, errs[i] = client.Do(ctx, c, api.RevokeKey, &api.OneKey{ID: victim}) })
 	}
-	eventually(t, "both wait for the role", func() bool {
+	pgtest.Eventually(t, "both wait for the role", func() bool {
 		var n int
 		err := pool.QueryRow(ctx, `
 			select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`).Scan(&n)

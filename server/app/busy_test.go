@@ -78,7 +78,7 @@ func TestOneVerificationAtOnce(t *testing.T) {
 	t.Parallel()
 	r := run(t, nil)
 	pool := pgtest.Pool(t, r.url)
-	eventually(t, "the loop that verifies has passed", func() bool {
+	pgtest.Eventually(t, "the loop that verifies has passed", func() bool {
 		var done bool
 		err := pool.QueryRow(t.Context(), `select exists (select from audit_events where action = $1)`, audit.Verified.Name).Scan(&done)
 		return err == nil && done
@@ -89,7 +89,7 @@ func TestOneVerificationAtOnce(t *testing.T) {
 		_, err := client.Do(t.Context(), r.Client, api.VerifyLog, &api.Verification{})
 		first <- err
 	}()
-	eventually(t, "the first one waits", func() bool {
+	pgtest.Eventually(t, "the first one waits", func() bool {
 		var n int
 		err := pool.QueryRow(t.Context(), `
 			select count(*) from pg_stat_activity

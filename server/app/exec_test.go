@@ -40,13 +40,13 @@ func TestWorksWithoutPreparedStatements(t *testing.T) {
 		t.Errorf("the events are %+v (%v)", events.Items, err)
 	}
 	pool := pgtest.Pool(t, url)
-	eventually(t, "every loop passes", func() bool {
+	pgtest.Eventually(t, "every loop passes", func() bool {
 		var bad, loops int
 		err := pool.QueryRow(t.Context(), `
 			select count(*) filter (where error <> ''), count(distinct loop) filter (where finished_at is not null) from loop_runs`).Scan(&bad, &loops)
 		return err == nil && bad == 0 && loops == 3
 	})
-	eventually(t, "the events are in the log", func() bool {
+	pgtest.Eventually(t, "the events are in the log", func() bool {
 		s, err := audit.Size(t.Context(), pool)
 		return err == nil && s.Queued == 0 && s.Logged >= 4
 	})

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -179,17 +178,4 @@ func (r *running) document(t *testing.T) document {
 		t.Fatal(err)
 	}
 	return d
-}
-
-// eventually waits for what a server does of its own accord.
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	deadline := time.After(20 * time.Second)
-	for !done() {
-		select {
-		case <-deadline:
-			t.Fatalf("did not happen: %s", what)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }

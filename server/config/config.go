@@ -134,7 +134,7 @@ func Unknown(environ []string) []string {
 			continue
 		}
 		near := slices.MinFunc(keys.Rows(), func(a, b anyKey) int {
-			return cmp.Compare(distance(name, a.spec().Name), distance(name, b.spec().Name))
+			return cmp.Compare(table.Edits(name, a.spec().Name), table.Edits(name, b.spec().Name))
 		})
 		unknown = append(unknown, fmt.Sprintf("%s is no setting; the nearest is %s", name, near.spec().Name))
 	}
@@ -229,25 +229,4 @@ func oneOf(name, def, does, effect string, values ...string) *Key[string] {
 		}
 		return nil
 	})
-}
-
-// distance is the number of edits between a and b (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

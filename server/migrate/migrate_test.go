@@ -13,7 +13,6 @@ import (
 	"sync"
 	"testing"
 	"testing/fstest"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -350,7 +349,7 @@ func TestKilledInTheMiddleOfAMigration(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd, _ := process(t, url, sql)
-	eventually(t, "the process sleeps in its migration", func() bool {
+	pgtest.Eventually(t, "the process sleeps in its migration", func() bool {
 		var n int
 		err := pool.QueryRow(t.Context(), `
 			select count(*) from pg_stat_activity
@@ -398,19 +397,6 @@ func TestEightProcessesStartOnAnEmptyDatabase(t *testing.T) {
 	for _, r := range rows {
 		if r.Replica != rows[0].Replica {
 			t.Errorf("%s was applied by %s and %s by %s, want one process for all", rows[0].Version, rows[0].Replica, r.Version, r.Replica)
-		}
-	}
-}
-
-// eventually waits for what another process does.
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	deadline := time.After(20 * time.Second)
-	for !done() {
-		select {
-		case <-deadline:
-			t.Fatalf("did not happen: %s", what)
-		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }

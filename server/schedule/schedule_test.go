@@ -70,18 +70,6 @@ func runs(t *testing.T, pool *pgxpool.Pool) []schedule.Run {
 	return all
 }
 
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	deadline := time.After(20 * time.Second)
-	for !done() {
-		select {
-		case <-deadline:
-			t.Fatalf("did not happen: %s", what)
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-}
-
 func TestOneReplicaLoopRunsOnOneReplicaAtATime(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.DB(t)
@@ -100,7 +88,7 @@ func TestOneReplicaLoopRunsOnOneReplicaAtATime(t *testing.T) {
 	for _, name := range []string{"a", "b", "c"} {
 		stops = append(stops, replica(t, pgtest.Pool(t, pool.Config().ConnString()), name, run))
 	}
-	eventually(t, "passes", func() bool { return passes.Load() >= 15 })
+	pgtest.Eventually(t, "passes", func() bool { return passes.Load() >= 15 })
 	for _, stop := range stops {
 		stop()
 	}
@@ -127,13 +115,13 @@ func TestPeriodIsThatOfTheCluster(t *testing.T) {
 	for _, name := range []string{"a", "b", "c"} {
 		replica(t, pgtest.Pool(t, pool.Config().ConnString()), name, run)
 	}
-	eventually(t, "a pass", func() bool { all := runs(t, pool); return len(all) == 1 && all[0].FinishedAt != nil })
+	pgtest.Eventually(t, "a pass", func() bool { all := runs(t, pool); return len(all) == 1 && all[0].FinishedAt != nil })
 	// Whoever holds it next needs it to be due, which takes an hour, or this.
 	if _, err := pool.Exec(t.Context(), `update leases set due_at = now() where name = $1`, t.Name()); err != nil {
 		t.Fatal(err)
 	}
 	replica(t, pool, "d", run) // the others look again after their sleep
-	eventually(t, "the second pass", func() bool { return passes.Load() == 2 })
+	pgtest.Eventually(t, "the second pass", func() bool { return passes.Load() == 2 })
 	var due time.Duration
 	err := pool.QueryRow(t.Context(), `select due_at - now() from leases where name = $1`, t.Name()).Scan(&due)
 	if err != nil || due < 50*time.Minute || due > 70*time.Minute {
@@ -222,7 +210,7 @@ func TestFrozenTransactionDoesNotKeepTheLease(t *testing.T) {
 	})
 	stop := replica(t, pgtest.Pool(t, pool.Config().ConnString()), "a", run)
 	<-frozen
-	eventually(t, "the database ends the idle transaction", func() bool {
+	pgtest.Eventually(t, "the database ends the idle transaction", func() bool {
 		var n int
 		err := pool.QueryRow(t.Context(), `
 			select count(*) from pg_stat_activity
@@ -254,7 +242,7 @@ func TestFailureIsInTheLedger(t *testing.T) {
 				loop := leased(t, pool, config.RetentionEvery)
 				loop.HA = ha
 				replica(t, pool, "a", loop.Do(tt.run))
-				eventually(t, "the pass ends", func() bool {
+				pgtest.Eventually(t, "the pass ends", func() bool {
 					all := runs(t, pool)
 					return len(all) == 1 && all[0].FinishedAt != nil && all[0].Error == tt.want
 				})
@@ -296,7 +284,7 @@ func TestRetentionDeletesOldRunsInBatches(t *testing.T) {
 	replica(t, pool, "a", loop.Do(schedule.Prune([]schedule.Retained{
 		{Table: "loop_runs", Keep: config.LoopRunsKeep, Delete: schedule.DeleteRuns},
 	}, config.Values{})))
-	eventually(t, "the pass ends", func() bool {
+	pgtest.Eventually(t, "the pass ends", func() bool {
 		all := runs(t, pool)
 		return len(all) == 1 && all[0].FinishedAt != nil && all[0].Acted == 12000
 	})

@@ -42,3 +42,25 @@ func (t *Table[R]) Row(name string) (row R, ok bool) {
 	}
 	return row, ok
 }
+
+// Edits is the number of edits between two names (Levenshtein), by which a
+// mistyped one finds the row that was meant.
+func Edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
