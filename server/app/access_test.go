@@ -190,6 +190,63 @@ func TestNobodyGrantsMoreThanTheyHold(t *testing.T) {
 	is(t, err, fault.Conflict, "already exists")
 }
 
+func TestNobodyTakesWhatTheyCouldNotGive(t *testing.T) {
+	t.Parallel()
+	r := run(t, nil)
+	ctx := t.Context()
+	role := &api.NewRole{}
+	role.Body.Name, role.Body.Does, role.Body.Permissions = "taker", "Takes.", []string{"role.grant", "key.revoke"}
+	if _, err := client.Do(ctx, r.Client, api.CreateRole, role); err != nil {
+		t.Fatal(err)
+	}
+	taker := create(t, r.Client, "taker", "taker")
+	admin := create(t, r.Client, "second administrator", "admin")
+	_, err := client.Do(ctx, r.With(taker.Secret), api.WithdrawRole, &api.Grant{OneKey: api.OneKey{ID: admin.ID}, Role: "admin"})
+	is(t, err, fault.Forbidden, "withdraw the role admin")
+	_, err = client.Do(ctx, r.With(taker.Secret), api.RevokeKey, &api.OneKey{ID: admin.ID})
+	is(t, err, fault.Forbidden, "revoke a key with the role admin")
+}
+
+func TestExpiringKeyMakesNoneThatOutlivesIt(t *testing.T) {
+	t.Parallel()
+	r := run(t, nil)
+	soon, later := time.Now().Add(time.Hour), time.Now().Add(2*time.Hour)
+	in := newKey("brief", "admin")
+	in.Body.ExpiresAt = &soon
+	brief, err := client.Do(t.Context(), r.Client, api.CreateKey, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, end := range []*time.Time{nil, &later} {
+		in := newKey("lasting", "viewer")
+		in.Body.ExpiresAt = end
+		_, err = client.Do(t.Context(), r.With(brief.Secret), api.CreateKey, in)
+		is(t, err, fault.Forbidden, "must not be later than the end of the caller's own key")
+	}
+	// Nor does it count as an administrator that stays.
+	keys, err := client.Do(t.Context(), r.Client, api.ListKeys, &api.KeyQuery{Limit: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = client.Do(t.Context(), r.Client, api.RevokeKey, &api.OneKey{ID: keys.Items[len(keys.Items)-1].ID})
+	is(t, err, fault.Conflict, "the last live key with the role admin that does not expire")
+}
+
+func TestBootstrapAgainAfterItsRowIsDeleted(t *testing.T) {
+	t.Parallel()
+	r := run(t, nil)
+	in := &api.NewBootstrap{}
+	in.Body.Name, in.Body.Token = "found again", bootstrapToken
+	_, err := client.Do(t.Context(), r.Client, api.Bootstrap, in)
+	is(t, err, fault.Gone, "deleting the row of the table bootstrap")
+	if _, err := pgtest.Pool(t, r.url).Exec(t.Context(), `delete from bootstrap`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Do(t.Context(), r.Client, api.Bootstrap, in); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestLastAdministratorStays(t *testing.T) {
 	t.Parallel()
 	r := run(t, nil)
