@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -41,7 +42,7 @@ var (
 		"The live tables, functions and rules are what the migrations make of an empty database: nobody altered them by hand.",
 		judgeCatalog, "migrate.Up", "migrations.Files")
 	LoopsPass = statement("schedule/passes",
-		"Every declared loop finishes its passes without error and in its period, and no other loop runs.",
+		"The newest pass of every declared loop ended without error and is not overdue, and no other loop runs.",
 		judgePasses, "schedule.Runner", "schedule.All", "app.App.Loops")
 	SettingsHold = statement("config/in-force",
 		"A process says which settings it was given and withholds every secret; periods and the bound of a body are what was given.",
@@ -167,11 +168,13 @@ func digest(v any) string {
 type PassesSeen struct {
 	Runs    []schedule.Run    `json:"runs"`    // oldest first
 	Now     time.Time         `json:"now"`     // by the database's clock
-	Periods map[string]string `json:"periods"` // of the loops whose setting was given
+	Periods map[string]string `json:"periods"` // of each loop, as the server says
 }
 
 func judgePasses(d api.Declared, seen json.RawMessage) ([]Check, error) {
 	return decide(seen, func(s PassesSeen) []Check {
+		var checks []Check
+		var others []string
 		newest := map[string]schedule.Run{}
 		for _, r := range s.Runs {
 			newest[r.Loop] = r
@@ -182,18 +185,17 @@ func judgePasses(d api.Declared, seen json.RawMessage) ([]Check, error) {
 				finished[r.Loop] = r
 			}
 		}
-		var checks []Check
+		for loop := range newest {
+			if !slices.ContainsFunc(d.Loops, func(l api.DeclaredLoop) bool { return l.Name == loop }) {
+				others = append(others, loop)
+			}
+		}
 		for _, l := range d.Loops {
 			every := l.Every
 			if given, ok := s.Periods[l.Name]; ok {
 				every = given
 			}
 			checks = append(checks, Check{l.Name, healthy, pace(newest[l.Name], finished[l.Name], every, l.Timeout, s.Now)})
-			delete(newest, l.Name)
-		}
-		var others []string
-		for name := range newest {
-			others = append(others, name)
 		}
 		return append(checks, Check{"other loops", none, other(others)})
 	})
@@ -307,7 +309,11 @@ func judgeTrail(_ api.Declared, seen json.RawMessage) ([]Check, error) {
 	if report.Outside == 1 {
 		agrees = "agrees"
 	}
-	checks := []Check{{"checkpoint kept outside", "agrees", agrees}}
+	unread := none
+	if report.Withheld > 0 || report.Unchecked > 0 {
+		unread = fmt.Sprintf("%d events withheld, %d checkpoints not compared", report.Withheld, report.Unchecked)
+	}
+	checks := []Check{{"checkpoint kept outside", "agrees", agrees}, {"not read", none, unread}}
 	for _, k := range trailKinds {
 		checks = append(checks, Check{string(k), none, other(found[k])})
 		delete(found, k)
@@ -323,6 +329,9 @@ type ActionsSeen struct {
 	Events map[string]int `json:"events"` // of each action, how many
 	Steps  []StepSeen     `json:"steps"`  // of the work that was done
 }
+
+// StepsOfWork is the check that there was any work.
+const StepsOfWork = "steps of work"
 
 // A StepSeen is one call and the actions that it wrote.
 type StepSeen struct {
@@ -347,8 +356,11 @@ func judgeActions(d api.Declared, seen json.RawMessage) ([]Check, error) {
 			others = append(others, name)
 		}
 		checks = append(checks, Check{"other actions", none, other(others)})
+		if len(s.Steps) == 0 {
+			checks = append(checks, Check{StepsOfWork, "some", none})
+		}
 		for _, step := range s.Steps {
-			checks = append(checks, Check{step.Step, step.Names, other(step.Wrote)})
+			checks = append(checks, Check{step.Step, step.Names, cmp.Or(strings.Join(step.Wrote, ", "), none)})
 		}
 		return checks
 	})
@@ -379,16 +391,16 @@ func judgeRoles(d api.Declared, seen json.RawMessage) ([]Check, error) {
 	})
 }
 
-// about sets a mean of milliseconds beside a period: equal within a half,
-// which is more than the scheduler's jitter and less than any other setting
-// that a probe gives.
+// about sets a mean of milliseconds beside a period: not less than half of it,
+// and not more than three times, which a busy disk may add and no other setting
+// that a probe gives comes near.
 func about(period string, mean int64) string {
 	d, err := time.ParseDuration(period)
 	if err != nil {
 		return "no period"
 	}
 	seen := time.Duration(mean) * time.Millisecond
-	if seen < d/2 || seen > d+d/2 {
+	if seen < d/2 || seen > 3*d {
 		return seen.String()
 	}
 	return "about " + period

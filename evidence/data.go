@@ -87,7 +87,7 @@ func Receipts(packet fs.FS) ([]Receipt, error) {
 	for _, s := range statements.Rows() {
 		o, err := load[Observation](packet, DataFile(s.ID))
 		if errors.Is(err, fs.ErrNotExist) {
-			o, err = Observation{Claim: s.ID, Skipped: "the packet holds no observation of it"}, nil
+			o, err = Observation{Claim: s.ID, Failed: "the packet holds no observation of it"}, nil
 		}
 		if err != nil {
 			return nil, err

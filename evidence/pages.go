@@ -357,6 +357,7 @@ type CatalogTable struct {
 	Triggers    []CatalogObject `json:"triggers"`
 	Rules       []CatalogObject `json:"rules"`
 	RowSecurity bool            `json:"row_security"`
+	Unlogged    bool            `json:"unlogged"`
 }
 
 // A CatalogColumn is a column, in the order of the table.

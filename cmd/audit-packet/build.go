@@ -48,11 +48,12 @@ DIR is replaced as a whole, once everything is there; a packet in which a claim
 does not hold goes to DIR.failed instead, and DIR stays.
 
 With --url the claims are looked at on a running server of the same build; the
-defects are still the laboratory's. A claim is unknown, and its receipt says why,
+defects are still the laboratory's. A claim is skipped, and its receipt says why,
 where a probe needs more than it was given. The packet then holds that server's
 audit log, with the names of its replicas and of who acted.
 
-Exit code 1 says that a claim is false, 2 that something could not be looked at.`,
+Exit code 1 says that a claim is false, 2 that something could not be looked at
+though the probe had what it needs.`,
 		Example: `  audit-packet build
   audit-packet build --url https://certctl.example:8443 --key-file auditor.key --roots ca.pem --checkpoint monday.note --verifier log.pub packet`,
 		Args: cobra.MaximumNArgs(1),
@@ -248,9 +249,9 @@ func store(dir string, about evidence.About, declared api.Declared, seen []evide
 		return nil, err
 	}
 	if outcome(receipts) != nil {
-		dir += failedSuffix
+		return receipts, replace(fresh, dir+failedSuffix)
 	}
-	return receipts, replace(fresh, dir)
+	return receipts, errors.Join(replace(fresh, dir), os.RemoveAll(dir+failedSuffix))
 }
 
 // replace puts the folder fresh where dir is. It refuses to remove a folder

@@ -37,7 +37,7 @@ the note alone, or the whole answer of the route.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			settings, _, err := start(cmd)
 			if err != nil {
-				return err
+				return unknownError{err}
 			}
 			o := audit.Options{Verifiers: verifiers}
 			for _, file := range checkpoints {
@@ -58,10 +58,13 @@ the note alone, or the whole answer of the route.`,
 			} else {
 				_, err = fmt.Print(report)
 			}
-			if err == nil && !report.Intact() {
-				err = errors.New("the audit log is not intact")
+			if err != nil {
+				return unknownError{err}
 			}
-			return err
+			if !report.Intact() {
+				return errors.New("the audit log is not intact")
+			}
+			return nil
 		},
 	}
 	cmd.Flags().StringArrayVar(&checkpoints, "checkpoint", nil, "file with a signed checkpoint that was kept elsewhere (repeatable)")

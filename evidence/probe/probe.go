@@ -72,7 +72,7 @@ func (p Probe) Observe(ctx context.Context, s *Site) evidence.Observation {
 		}
 	}
 	if len(lacks) > 0 {
-		o.Failed = "the probe needs " + strings.Join(lacks, ", and ")
+		o.Skipped = "the probe needs " + strings.Join(lacks, ", and ")
 		return o
 	}
 	seen, err := p.look(ctx, s)

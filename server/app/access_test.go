@@ -221,8 +221,13 @@ func TestExpiringKeyMakesNoneThatOutlivesIt(t *testing.T) {
 		in := newKey("lasting", "viewer")
 		in.Body.ExpiresAt = end
 		_, err = client.Do(t.Context(), r.With(brief.Secret), api.CreateKey, in)
-		is(t, err, fault.Forbidden, "must not be later than the end of the caller's own key")
+		is(t, err, fault.Forbidden, "must not end later")
 	}
+	lasting := create(t, r.Client, "lasting", "viewer")
+	_, err = client.Do(t.Context(), r.With(brief.Secret), api.RotateKey, rotation(lasting.ID, 0))
+	is(t, err, fault.Forbidden, "must not end later")
+	_, err = client.Do(t.Context(), r.With(brief.Secret), api.GrantRole, &api.Grant{OneKey: api.OneKey{ID: lasting.ID}, Role: "admin"})
+	is(t, err, fault.Forbidden, "must not end later")
 	// Nor does it count as an administrator that stays.
 	keys, err := client.Do(t.Context(), r.Client, api.ListKeys, &api.KeyQuery{Limit: 10})
 	if err != nil {

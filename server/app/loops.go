@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -34,12 +35,18 @@ var retentions = []schedule.Retained{
 // passes says what was found.
 func (a *App) verifyChain(ctx context.Context, p *schedule.Pass) (int, error) {
 	report, err := a.trail.Verify(ctx, a.db, audit.Options{})
-	if err != nil {
-		return 0, err
+	if errors.Is(err, context.Canceled) {
+		return 0, err // by a stop, or the loss of the lease
 	}
-	err = p.InTx(ctx, func(tx pgx.Tx) error { return audit.Write(a.itself(ctx), tx, report.Verification()) })
+	// The pass may have used up its time.
+	recordCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	recorded := p.InTx(recordCtx, func(tx pgx.Tx) error {
+		return audit.Write(a.itself(recordCtx), tx, report.Verification(err))
+	})
 	if err == nil && !report.Intact() {
 		err = errors.New(report.String())
 	}
+	err = errors.Join(err, recorded)
 	return int(report.Events), err
 }

@@ -81,15 +81,16 @@ func (a *App) measure(r *http.Request) {
 		a.metrics.Set(metric.AuditLogSize, float64(sizes.Logged))
 		a.metrics.Set(metric.AuditQueueSize, float64(sizes.Queued))
 	}
-	if intact, ok, err := audit.LastVerified(ctx, a.db); err == nil {
-		switch {
-		case !ok:
-			a.metrics.Set(metric.AuditIntact, math.NaN())
-		case intact:
-			a.metrics.Set(metric.AuditIntact, 1)
-		default:
-			a.metrics.Set(metric.AuditIntact, 0)
+	if intact, at, err := audit.LastVerified(ctx, a.db); err == nil {
+		value, when := math.NaN(), math.NaN()
+		if !at.IsZero() {
+			value, when = 0, float64(at.UnixMilli())/1000
 		}
+		if intact {
+			value = 1
+		}
+		a.metrics.Set(metric.AuditIntact, value)
+		a.metrics.Set(metric.AuditVerifiedAt, when)
 	}
 }
 

@@ -88,7 +88,11 @@ func Export(ctx context.Context, db *pgxpool.Pool, w io.Writer, f Filter) error 
 }
 
 func snapshot(ctx context.Context, db *pgxpool.Pool, f func(pgx.Tx) error) error {
-	return pgx.BeginTxFunc(ctx, db, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, f)
+	// A reader may be slow; one that says nothing for five minutes is frozen,
+	// and its snapshot would keep migrations waiting.
+	return pgx.BeginTxFunc(ctx, db, pgx.TxOptions{
+		BeginQuery: `begin isolation level repeatable read read only; set local idle_in_transaction_session_timeout = '5min'`,
+	}, f)
 }
 
 type header struct {

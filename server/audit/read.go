@@ -107,13 +107,14 @@ func List(ctx context.Context, q pg.Q, f Filter, p Page) ([]Entry, error) {
 	}
 	args["before"], args["limit"] = p.Before, p.Limit
 	rows, _ := q.Query(ctx, list, args)
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (Entry, error) {
+	entries, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Entry, error) {
 		r, err := pgx.RowToStructByName[struct {
 			Seq *int64
 			record
 		}](row)
 		return entryOf(r.Seq, r.record), err
 	})
+	return entries, pg.Fault(err, "audit events")
 }
 
 func entryOf(seq *int64, r record) Entry {
@@ -152,21 +153,31 @@ func Size(ctx context.Context, q pg.Q) (Sizes, error) {
 // intactDetail is the detail of an event Verified that says what was found.
 const intactDetail = "intact"
 
-// Verification is the event that records r.
-func (r Report) Verification() Event {
+// Verification is the event that records r, or that the log could not be
+// verified, which is no better than that it was altered.
+func (r Report) Verification(failed error) Event {
+	says := r.String()
+	if failed != nil {
+		says = failed.Error()
+	}
+	// What was altered is in it, at whatever length somebody gave it.
+	const most = 4 << 10
+	if len(says) > most {
+		says = says[:most]
+	}
 	return Event{Action: Verified, Details: map[string]string{
-		intactDetail: strconv.FormatBool(r.Intact()), "events": strconv.FormatInt(r.Events, 10), "report": r.String(),
+		intactDetail: strconv.FormatBool(failed == nil && r.Intact()), "events": strconv.FormatInt(r.Events, 10), "report": says,
 	}}
 }
 
-// LastVerified says what the newest verification by any replica found; ok is
-// false if there was none.
-func LastVerified(ctx context.Context, q pg.Q) (intact, ok bool, err error) {
+// LastVerified says what the newest verification by any replica found, and
+// when that was; the zero time if there was none.
+func LastVerified(ctx context.Context, q pg.Q) (intact bool, at time.Time, err error) {
 	events, err := List(ctx, q, Filter{Action: Verified.Name}, Page{Limit: 1})
 	if err != nil || len(events) == 0 {
-		return false, false, err
+		return false, time.Time{}, err
 	}
-	return events[0].Details[intactDetail] == strconv.FormatBool(true), true, nil
+	return events[0].Details[intactDetail] == strconv.FormatBool(true), events[0].At, nil
 }
 
 // Checkpoint returns the newest checkpoint, a signed note.

@@ -128,8 +128,8 @@ type NewKey struct {
 
 // CreateKey makes a key.
 func (a *Access) CreateKey(ctx context.Context, in *NewKey) (KeySecret, error) {
-	if end := perm.From(ctx).ExpiresAt; end != nil && (in.Body.ExpiresAt == nil || in.Body.ExpiresAt.After(*end)) {
-		return KeySecret{}, fault.New(fault.Forbidden, "body.expires_at must not be later than the end of the caller's own key, %s", end.UTC().Format(time.RFC3339))
+	if err := mayOutlast(ctx, "a key", in.Body.ExpiresAt); err != nil {
+		return KeySecret{}, err
 	}
 	return a.insertKey(ctx, in.Body.Name, in.Body.Roles, in.Body.ExpiresAt, audit.KeyCreated,
 		func(tx pgx.Tx, _ string) error { return mayGrant(ctx, tx, "body.roles", in.Body.Roles) })
@@ -158,6 +158,16 @@ func (a *Access) insertKey(ctx context.Context, name string, roles []string, exp
 		})
 	})
 	return KeySecret{k, secret}, err
+}
+
+// mayOutlast refuses to a caller whose key expires to give more to something
+// that ends later, or never.
+func mayOutlast(ctx context.Context, what string, end *time.Time) error {
+	own := perm.From(ctx).ExpiresAt
+	if own != nil && (end == nil || end.After(*own)) {
+		return fault.New(fault.Forbidden, "the caller's own key ends at %s, and %s must not end later (expires_at)", own.UTC().Format(time.RFC3339), what)
+	}
+	return nil
 }
 
 // mayGrant refuses roles that do not exist, and those that hold a permission
@@ -259,6 +269,9 @@ func (a *Access) RotateKey(ctx context.Context, in *Rotation) (KeySecret, error)
 		if err := mayActAs(ctx, tx, "rotate", before); err != nil {
 			return err
 		}
+		if err := mayOutlast(ctx, "a key that it rotates", before.ExpiresAt); err != nil {
+			return err
+		}
 		ok, err := store.RotateKey(ctx, tx, in.ID, hash, in.grace())
 		if err == nil && !ok {
 			err = fault.New(fault.Conflict, "the key is revoked or has expired; create another")
@@ -325,6 +338,9 @@ func (a *Access) GrantRole(ctx context.Context, in *Grant) (store.Key, error) {
 		}
 		if before.RevokedAt != nil {
 			return fault.New(fault.Conflict, "the key is revoked; create another")
+		}
+		if err := mayOutlast(ctx, "a key that it grants a role", before.ExpiresAt); err != nil {
+			return err
 		}
 		if err := mayGrant(ctx, tx, "path.role", []string{in.Role}); err != nil {
 			return err

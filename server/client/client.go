@@ -4,6 +4,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -43,7 +44,6 @@ func New(address, key string, rootsPEM []byte) (*Client, error) {
 		}
 		tr.TLSClientConfig.RootCAs = pool
 	}
-	tr.ResponseHeaderTimeout = 2 * time.Minute // the body of a stream takes as long as it takes
 	return &Client{strings.TrimSuffix(address, "/"), key, &http.Client{Transport: tr}}, nil
 }
 
@@ -57,6 +57,9 @@ func Do[I, O any](ctx context.Context, c *Client, e web.Endpoint[I, O], in *I) (
 	if err != nil {
 		return out, fmt.Errorf("%s: %w", e.Name, err)
 	}
+	// The server answers within the route's time; a stream takes its own.
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(e.Timeout, web.DefaultTimeout)+time.Minute)
+	defer cancel()
 	res, err := c.Send(ctx, e.Method, path+query, body)
 	if err != nil {
 		return out, fmt.Errorf("%s: %w", e.Name, err)

@@ -113,6 +113,9 @@ func Up(ctx context.Context, url string, o Options) error {
 	}
 	// The lock belongs to the session and goes with it, whatever happened.
 	defer conn.Close(context.WithoutCancel(ctx))
+	if err := direct(ctx, conn); err != nil {
+		return err
+	}
 	// So that the database ends a long migration, and frees the lock, when this
 	// process dies. Not every platform of PostgreSQL can; the statement then
 	// runs to its end.
@@ -147,16 +150,21 @@ func Up(ctx context.Context, url string, o Options) error {
 	return nil
 }
 
-func lock(ctx context.Context, conn *pgx.Conn, log *zap.Logger) error {
+// direct refuses a connection that leads through a pooler, before anything of
+// the session behind it is changed: the pooler would keep it, with the lock.
+func direct(ctx context.Context, conn *pgx.Conn) error {
 	var session uint32
 	if err := conn.QueryRow(ctx, thisSession).Scan(&session); err != nil {
 		return err
 	}
 	if session != conn.PgConn().PID() {
-		// A pooler would leave the lock with a session that it keeps.
 		return fault.New(fault.Conflict, "the connection leads through a pooler, and migrations need one of their own; set %s to the database itself, or migrate apart and start with --no-migrate",
 			config.MigrateDatabaseURL.Name)
 	}
+	return nil
+}
+
+func lock(ctx context.Context, conn *pgx.Conn, log *zap.Logger) error {
 	var got bool
 	if err := conn.QueryRow(ctx, tryLock, lockKey).Scan(&got); err != nil || got {
 		return err

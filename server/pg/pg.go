@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	neturl "net/url"
 	"strings"
 
@@ -30,7 +31,11 @@ type Q interface {
 // that freezes in it loses it, with its locks, after ten seconds; one that
 // waits for another's locks gives up after five.
 func InTx(ctx context.Context, db *pgxpool.Pool, f func(pgx.Tx) error) error {
-	return pgx.BeginTxFunc(ctx, db, pgx.TxOptions{BeginQuery: begin}, f)
+	err := pgx.BeginTxFunc(ctx, db, pgx.TxOptions{BeginQuery: begin}, f)
+	if unavailable(err) && fault.Of(err) == fault.Internal {
+		return Fault(err, "the transaction") // begin and commit have no statement to say it
+	}
+	return err
 }
 
 // begin is one round trip. Settings of the transaction go through a pooler.
@@ -90,13 +95,23 @@ var unstorable = map[string]bool{"22021": true, "22P05": true, "22008": true, "2
 // unavailable reports whether err is of the connection or of the database's
 // state, and the same call may succeed later.
 func unavailable(err error) bool {
+	if err == nil {
+		return false
+	}
+	if _, ok := errors.AsType[net.Error](err); ok {
+		return true
+	}
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return true
 	}
 	switch code := Code(err); code {
 	case "":
 		return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.SafeToRetry(err)
-	case "55P03": // lock_timeout
+	case "55P03", // lock_timeout
+		"25P03",          // idle_in_transaction_session_timeout
+		"25006",          // read-only: the session is on a standby since a failover
+		"40001", "40P01", // serialization failure, deadlock
+		"57014": // statement_timeout
 		return true
 	default: // connection exception, insufficient resources, operator intervention
 		return strings.HasPrefix(code, "08") || strings.HasPrefix(code, "53") || strings.HasPrefix(code, "57P")

@@ -139,6 +139,9 @@ func (r *Runner) repeat(ctx, hard context.Context, b Binding) {
 			return
 		case <-time.After(wait):
 		}
+		if ctx.Err() != nil {
+			return // both were ready
+		}
 		if b.Loop.HA == OneReplica {
 			wait = r.take(ctx, hard, b, every)
 		} else {

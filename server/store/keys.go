@@ -135,7 +135,9 @@ func Admit(ctx context.Context, q pg.Q, id string, hash []byte) (Admission, erro
 		       coalesce(k.expires_at <= clock_timestamp(), false) as expired,
 		       array(select role from key_roles where key_id = k.id order by role) as roles,
 		       array(select distinct permission from role_permissions rp
-		             join key_roles kr on kr.role = rp.role where kr.key_id = k.id) as permissions
+		             join key_roles kr on kr.role = rp.role
+		             join roles r on r.name = rp.role and not r.declared
+		             where kr.key_id = k.id) as permissions
 		from api_keys k where k.id = @id`,
 		pgx.StrictNamedArgs{"id": id, "hash": hash})
 	a, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Admission])

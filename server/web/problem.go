@@ -89,18 +89,21 @@ func (s *Server) problem(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	if fault.Of(err) == fault.Internal && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	if fault.Of(err) == fault.Internal && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
 		err = &fault.Error{Kind: fault.Unavailable, Msg: "the answer took too long; try again", Err: err}
 	}
 	kind := fault.Of(err)
-	if kind == fault.Internal {
+	switch kind {
+	case fault.Internal:
 		s.logFailure(ctx, err)
+	case fault.Unavailable:
+		s.Log.Warn("request not served", zap.String("request_id", RequestID(ctx)), zap.Error(err))
 	}
 	return newProblem(kind, RequestID(ctx), fault.Shown(err))
 }
 
 func (s *Server) logFailure(ctx context.Context, err error) {
-	if errors.Is(ctx.Err(), context.Canceled) {
+	if errors.Is(context.Cause(ctx), context.Canceled) {
 		return // the caller went away
 	}
 	s.Log.Error("request failed", zap.String("request_id", RequestID(ctx)), zap.Error(err))

@@ -30,6 +30,9 @@ type Route struct {
 	In, Out reflect.Type // nil for raw routes
 }
 
+// streams reports whether the route's answer is a stream.
+func (r *Route) streams() bool { return r.In != nil && r.Out == nil }
+
 // An Endpoint is a route that takes an I and answers with an O. Fields of I
 // tagged `path:"name"` or `query:"name"` come from the URL, the field Body
 // from the body.
@@ -100,6 +103,8 @@ func (e Stream[I]) Do(f func(context.Context, *I) (func(io.Writer) error, error)
 				return nil, s.problem(ctx, err)
 			}
 			return &huma.StreamResponse{Body: func(hc huma.Context) {
+				request, _ := humachi.Unwrap(hc)
+				note(request).late.Stop() // from here on the reader's pace decides
 				hc.SetHeader("Content-Type", r.Content)
 				_, w := humachi.Unwrap(hc)
 				if err := write(&patient{w, http.NewResponseController(w)}); err != nil {

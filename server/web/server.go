@@ -55,7 +55,7 @@ type Server struct {
 // New returns a server of bindings. It does no I/O.
 func New(o Options, bindings []Binding) *Server {
 	s := &Server{Options: o, router: chi.NewRouter(), maxBody: int64(o.MaxBody) + 1, routes: map[string]*Route{}}
-	s.router.Use(s.identify, s.observe, s.secure, s.recover, s.legible, middleware.GetHead)
+	s.router.Use(s.identify, s.observe, s.secure, s.recover, s.legible, s.head)
 	s.router.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, fault.New(fault.NotFound, "no route has this path; GET /openapi.json lists them"))
 	})
@@ -147,8 +147,8 @@ func (s *Server) OpenAPI() ([]byte, error) {
 
 // guarded serves h to those who hold what the route needs.
 func (s *Server) guarded(route *Route, h http.Handler) http.Handler {
-	h = bounded(s, route, h)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	h = s.placed(route, h)
+	return s.timed(route, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		note(r).route = route.Name
 		if route.Needs == nil {
 			h.ServeHTTP(w, r)
@@ -170,45 +170,50 @@ func (s *Server) guarded(route *Route, h http.Handler) http.Handler {
 			return
 		}
 		h.ServeHTTP(w, r.WithContext(perm.With(r.Context(), actor)))
-	})
+	}))
 }
 
 // DefaultTimeout bounds the time for an answer.
 const DefaultTimeout = 30 * time.Second
 
-// bounded serves h within the route's time, and no more of them at once than
-// the route says.
-func bounded(s *Server, route *Route, h http.Handler) http.Handler {
+// timed serves h within the route's time. A stream sets its own once it writes.
+func (s *Server) timed(route *Route, h http.Handler) http.Handler {
 	timeout := cmp.Or(route.Timeout, DefaultTimeout)
-	stream := route.Out == nil && route.In != nil
-	var places chan struct{}
-	if route.AtOnce > 0 {
-		places = make(chan struct{}, route.AtOnce)
-	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if places != nil {
-			select {
-			case places <- struct{}{}:
-				defer func() { <-places }()
-			default:
-				w.Header().Set("Retry-After", "5")
-				s.refuse(w, r, fault.New(fault.Unavailable, "this replica is busy with as many of these as it does at once; try again, or try another replica"))
-				return
-			}
+		ctx, cancel := context.WithCancelCause(r.Context())
+		defer cancel(nil)
+		late := time.AfterFunc(timeout, func() { cancel(context.DeadlineExceeded) })
+		defer late.Stop()
+		note(r).late = late
+		// A writer without deadlines, as in tests, is patient already.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(timeout + writeTimeout))
+		h.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// placed serves no more of the route at once than it says.
+func (s *Server) placed(route *Route, h http.Handler) http.Handler {
+	if route.AtOnce == 0 {
+		return h
+	}
+	places := make(chan struct{}, route.AtOnce)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case places <- struct{}{}:
+			defer func() { <-places }()
+			h.ServeHTTP(w, r)
+		default:
+			w.Header().Set("Retry-After", "5")
+			s.refuse(w, r, fault.New(fault.Unavailable, "this replica is busy with as many of these as it does at once; try again, or try another replica"))
 		}
-		if !stream {
-			ctx, cancel := context.WithTimeout(r.Context(), timeout)
-			defer cancel()
-			r = r.WithContext(ctx)
-			// A writer without deadlines, as in tests, is patient already.
-			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(timeout + writeTimeout))
-		}
-		h.ServeHTTP(w, r)
 	})
 }
 
 // notes are what the layers of one request tell each other.
-type notes struct{ id, route, actor string }
+type notes struct {
+	id, route, actor string
+	late             *time.Timer // ends the request
+}
 
 type notesKey struct{}
 
@@ -323,6 +328,21 @@ func text(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c == 0x7f })
 }
 
+// head answers HEAD as GET without its body, but for streams: whoever asks for
+// one by HEAD would have it made for nothing.
+func (s *Server) head(next http.Handler) http.Handler {
+	get := middleware.GetHead(next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, route := range s.routes {
+			if r.Method == http.MethodHead && route.streams() && route.Path == r.URL.Path {
+				s.refuse(w, r, fault.New(fault.NotAllowed, "this path does not take HEAD"))
+				return
+			}
+		}
+		get.ServeHTTP(w, r)
+	})
+}
+
 // Serve answers requests on l until ctx ends, then gives those under way until
 // hard ends.
 func (s *Server) Serve(ctx, hard context.Context, l net.Listener, certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)) error {
@@ -352,14 +372,16 @@ func (s *Server) Serve(ctx, hard context.Context, l net.Listener, certificate fu
 	return nil
 }
 
-// connections logs what goes wrong below requests, but for handshakes, which
-// any stranger can break off.
+// connections logs what goes wrong below requests.
 type connections struct{ log *zap.Logger }
 
 func (c connections) Write(b []byte) (int, error) {
-	if line := string(bytes.TrimSpace(b)); !strings.Contains(line, "TLS handshake error") {
-		c.log.Warn("connection", zap.String("problem", line))
+	line := string(bytes.TrimSpace(b))
+	level := zap.DebugLevel // a stranger can break off a connection as often as they like
+	if strings.Contains(line, "Accept error") {
+		level = zap.WarnLevel
 	}
+	c.log.Log(level, "connection", zap.String("problem", line))
 	return len(b), nil
 }
 
