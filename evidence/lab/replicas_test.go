@@ -221,6 +221,49 @@ func TestThreeReplicasOneKilledOneFrozen(t *testing.T) {
 	r.verify()
 }
 
+// A frozen holder is also kept from writing by its own clock, which has run on
+// when it wakes. A holder that loses its lease while it is busy has only the
+// fence between it and the log.
+func TestHolderThatLosesItsLeaseWhileItWritesWritesNoMore(t *testing.T) {
+	r := start(t)
+	name := schedule.AuditSequence.Name
+	for round := range 4 {
+		// Work for many transactions of one pass.
+		if _, err := r.pool.Exec(t.Context(), `
+			with e as (
+				insert into audit_events (actor_kind, actor_id, actor_name, action, resource_kind, resource_id, details, request_id, replica)
+				select 'server', 'test', 'test', $1, '', '', '{}', '', '' from generate_series(1, 30000) returning id)
+			insert into audit_queue select id from e`, audit.ServerStarted.Name); err != nil {
+			t.Fatal(err)
+		}
+		signed := func(token int64) int64 {
+			return ask[int64](t, r.pool, `select count(*) from audit_checkpoints where token = $1`, token)
+		}
+		var token int64
+		pgtest.Eventually(t, "a pass is in the middle of it", func() bool {
+			token = ask[int64](t, r.pool, `select token from leases where name = $1`, name)
+			return signed(token) >= 2
+		})
+		// As a takeover does: for update, which waits for a fenced transaction.
+		if _, err := r.pool.Exec(t.Context(), `
+			with l as (select name from leases where name = $1 for update)
+			update leases set token = token + 1, holder = 'nobody', expires_at = clock_timestamp() + interval '2 seconds'
+			from l where leases.name = l.name`, name); err != nil {
+			t.Fatal(err)
+		}
+		before := signed(token)
+		if left := ask[int64](t, r.pool, `select count(*) from audit_queue`); left < 1000 {
+			t.Fatalf("round %d: the pass was over when its lease was taken: %d events were left", round, left)
+		}
+		<-time.After(500 * time.Millisecond) // in which it would write ten times
+		if after := signed(token); after != before {
+			t.Errorf("round %d: the holder had signed %d checkpoints when it lost its lease, and signed %d more", round, before, after-before)
+		}
+		pgtest.Eventually(t, "another pass ends the work", func() bool { return ask[int64](t, r.pool, `select count(*) from audit_queue`) == 0 })
+	}
+	r.verify()
+}
+
 // freeze stops a replica for longer than its lease, and until then is done,
 // and lets it go on.
 func (r *replicas) freeze(one *lab.Replica, then func()) {

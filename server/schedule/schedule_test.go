@@ -191,6 +191,29 @@ func TestTakeoverClosesTheAbandonedPass(t *testing.T) {
 	}
 }
 
+func TestTakeoverAfterSomebodyMovedTheToken(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.DB(t)
+	loop := leased(t, pool, period)
+	// The pass of token 7 never ended, and the lease was taken from it by hand.
+	if _, err := pool.Exec(t.Context(), `update leases set token = 9, holder = 'nobody' where name = $1`, t.Name()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pool.Exec(t.Context(), `insert into loop_runs (loop, replica, token) values ($1, 'dead', 7)`, t.Name()); err != nil {
+		t.Fatal(err)
+	}
+	passed := make(chan int64, 100)
+	replica(t, pool, "b", loop.Do(func(_ context.Context, p *schedule.Pass) (int, error) { passed <- p.Token; return 0, nil }))
+	select {
+	case token := <-passed:
+		if token != 10 {
+			t.Errorf("the next pass has token %d, want 10", token)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("no replica took the loop")
+	}
+}
+
 func TestFrozenTransactionDoesNotKeepTheLease(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.DB(t)

@@ -2,7 +2,8 @@ package schedule
 
 const (
 	// acquire takes the lease of a loop that is due and free, closes the pass
-	// of a holder that never finished, and opens a pass: all or nothing. A row
+	// of a holder that never finished, even if somebody has moved the token
+	// since, and opens a pass: all or nothing. A row
 	// that somebody is writing under is left alone. Without a lease it says
 	// how long at least to wait. Locking for update is what a fence stops.
 	acquire = `
@@ -14,7 +15,7 @@ const (
 			update loop_runs r
 			set finished_at = clock_timestamp(), error = 'abandoned: its lease ran out'
 			from free
-			where r.loop = free.name and r.token = free.token and r.finished_at is null
+			where r.loop = free.name and r.token <= free.token and r.finished_at is null
 			returning r.id
 		), taken as (
 			update leases l
