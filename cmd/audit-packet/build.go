@@ -138,6 +138,9 @@ func buildPacket(ctx context.Context, t target, dir string, say func(string)) (s
 		return s, nil, err
 	}
 	for i, p := range probe.Probes {
+		if seen[i].Skipped != "" {
+			continue // a control of nothing
+		}
 		for _, d := range p.Controls {
 			say(p.Of.ID + ", control: " + d.Says)
 			seen[i].Controls = append(seen[i].Controls, p.Control(ctx, base, d))

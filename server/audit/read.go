@@ -11,7 +11,6 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"certctl/server/fault"
-	"certctl/server/perm"
 	"certctl/server/pg"
 )
 
@@ -130,11 +129,6 @@ func entryOf(seq *int64, r record) Entry {
 		e.Details = map[string]string{"unreadable": string(r.Details)}
 	}
 	return e
-}
-
-// Actor is who did it.
-func (e Entry) Actor() perm.Actor {
-	return perm.Actor{Kind: e.ActorKind, ID: e.ActorID, Name: e.ActorName}
 }
 
 // Sizes says how far the log is.
