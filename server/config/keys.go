@@ -82,6 +82,43 @@ var (
 	RetentionEvery = duration("CERTCTL_RETENTION_EVERY", time.Hour, 10*time.Millisecond, 30*24*time.Hour,
 		"How often rows past their retention are deleted.",
 		"the time between passes in the ledger of passes")
+	RenewalCheckEvery = duration("CERTCTL_RENEWAL_CHECK_EVERY", time.Minute, 10*time.Millisecond, 24*time.Hour,
+		"How often certificates that are due are looked for.",
+		"the time between passes in the ledger of passes")
+	JobProcessorEvery = duration("CERTCTL_JOB_PROCESSOR_EVERY", 5*time.Second, 10*time.Millisecond, time.Hour,
+		"How often a replica looks for jobs that another one queued; those of its own it does at once.",
+		"the time between passes in the ledger of passes")
+	JobRetryEvery = duration("CERTCTL_JOB_RETRY_EVERY", 5*time.Second, 10*time.Millisecond, time.Hour,
+		"How often failed jobs whose time has come are queued again.",
+		"the time between passes in the ledger of passes")
+	JobTimeoutEvery = duration("CERTCTL_JOB_TIMEOUT_EVERY", 5*time.Second, 10*time.Millisecond, time.Hour,
+		"How often jobs are taken from replicas that stopped answering.",
+		"the time between passes in the ledger of passes")
+	JobLease = duration("CERTCTL_JOB_LEASE", 10*time.Second, 200*time.Millisecond, 10*time.Minute,
+		"How long a replica that stopped answering keeps its jobs from the others.",
+		"the time from the death of a replica to the next attempt of its jobs")
+	JobConcurrency = integer("CERTCTL_JOB_CONCURRENCY", 8, 1, 1000,
+		"How many jobs a replica does at once.",
+		"the jobs that one replica runs, in the table of jobs")
+	ShortLivedExpiryCheckEvery = duration("CERTCTL_SHORT_LIVED_EXPIRY_CHECK_EVERY", 30*time.Second, 10*time.Millisecond, time.Hour,
+		"How often certificates that have ended are marked so.",
+		"the time between passes in the ledger of passes")
+	CRLGenerationEvery = duration("CERTCTL_CRL_GENERATION_EVERY", 5*time.Second, 10*time.Millisecond, time.Hour,
+		"How soon a revocation shows in the issuer's list.",
+		"the time from a revocation to the list that has it")
+	CRLValidity = duration("CERTCTL_CRL_VALIDITY", 24*time.Hour, time.Minute, 30*24*time.Hour,
+		"How long a revocation list is valid. A new one is signed at half of that, and at every revocation.",
+		"nextUpdate of a served list")
+	PKIURL = text("CERTCTL_PKI_URL", "", "an http:// or https:// URL",
+		"Where relying parties reach this server's public routes: revocation lists and issuers' certificates. It stands in the certificates that are issued; they point nowhere without it.",
+		"the extensions of an issued certificate", httpURL)
+
+	JobsKeep = duration("CERTCTL_JOBS_KEEP", 30*24*time.Hour, time.Hour, 10*365*24*time.Hour,
+		"How long a finished job is kept.",
+		"the age of the oldest finished job after a retention pass")
+	IdempotencyKeep = duration("CERTCTL_IDEMPOTENCY_KEEP", 24*time.Hour, time.Minute, 30*24*time.Hour,
+		"How long the answer to a create that named an idempotency key is kept.",
+		"the answer to the same create after a retention pass")
 	LoopRunsKeep = duration("CERTCTL_LOOP_RUNS_KEEP", 48*time.Hour, time.Hour, 10*365*24*time.Hour,
 		"How long the ledger of passes remembers a finished pass.",
 		"the age of the oldest pass after a retention pass")
@@ -92,6 +129,14 @@ func databaseURL(s string) error {
 	if err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
 		// url.Error repeats the URL, which may hold a password.
 		return errors.New("want postgres://user:password@host:5432/database")
+	}
+	return nil
+}
+
+func httpURL(s string) error {
+	u, err := url.Parse(s)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return errors.New("want http://host or https://host, with a port or a path if need be")
 	}
 	return nil
 }

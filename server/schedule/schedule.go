@@ -38,6 +38,7 @@ type HA string
 // The classes. None lets replicas repeat effects.
 const (
 	OneReplica HA = "one-replica" // a lease with a fencing token
+	Claimed    HA = "claimed"     // rows are taken with a lock, or a lease, that others skip
 	Atomic     HA = "atomic"      // one guarded statement
 )
 
