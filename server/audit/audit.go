@@ -48,36 +48,63 @@ var detailKey = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
 
 // Write records e in the transaction that q is, so that the event is there if
 // and only if what it tells of is.
-func Write(ctx context.Context, q pg.Q, e Event) error {
-	actor := perm.From(ctx)
-	switch {
-	case e.Action == nil:
-		return errors.New("write an audit event: it has no action")
-	case actor.Kind == "":
-		return fmt.Errorf("write the audit event %s: nobody acts in this context", e.Action.Name)
+func Write(ctx context.Context, q pg.Q, e Event) error { return WriteAll(ctx, q, []Event{e}) }
+
+// WriteAll records events, in their order, in one round trip.
+func WriteAll(ctx context.Context, q pg.Q, events []Event) error {
+	if len(events) == 0 {
+		return nil
 	}
+	args, err := Arguments(ctx, events)
+	if err != nil {
+		return err
+	}
+	_, err = q.Exec(ctx, Statement, args)
+	return pg.Fault(err, "audit event "+events[0].Action.Name)
+}
+
+// Arguments are those of Statement, for a caller that sends it together with
+// other statements.
+func Arguments(ctx context.Context, events []Event) (pgx.StrictNamedArgs, error) {
+	actor := perm.From(ctx)
+	var actions, kinds, ids, details []string
+	for _, e := range events {
+		switch {
+		case e.Action == nil:
+			return nil, errors.New("write an audit event: it has no action")
+		case actor.Kind == "":
+			return nil, fmt.Errorf("write the audit event %s: nobody acts in this context", e.Action.Name)
+		}
+		text, err := encode(e)
+		if err != nil {
+			return nil, fmt.Errorf("write the audit event %s: %w", e.Action.Name, err)
+		}
+		actions, kinds = append(actions, e.Action.Name), append(kinds, clean(e.ResourceKind))
+		ids, details = append(ids, clean(e.ResourceID)), append(details, text)
+	}
+	return pgx.StrictNamedArgs{
+		"actor_kind": actor.Kind, "actor_id": clean(actor.ID), "actor_name": clean(actor.Name),
+		"actions": actions, "resource_kinds": kinds, "resource_ids": ids, "details": details,
+		"request_id": clean(value(ctx, requestKey{})), "replica": clean(value(ctx, replicaKey{})),
+	}, nil
+}
+
+// encode returns the details of e in JSON. As text they need no prepared
+// statement to know that they are jsonb.
+func encode(e Event) (string, error) {
 	details, size := make(map[string]string, len(e.Details)), 0
 	for _, k := range slices.Sorted(maps.Keys(e.Details)) {
 		if !detailKey.MatchString(k) {
-			return fmt.Errorf("write the audit event %s: the detail %q is not named in lower case", e.Action.Name, k)
+			return "", fmt.Errorf("the detail %q is not named in lower case", k)
 		}
 		details[k] = clean(e.Details[k])
 		size += len(k) + len(details[k])
 	}
 	if size > maxDetails {
-		return fmt.Errorf("write the audit event %s: %d bytes of details, at most %d are kept", e.Action.Name, size, maxDetails)
+		return "", fmt.Errorf("%d bytes of details, at most %d are kept", size, maxDetails)
 	}
-	// As text, which needs no prepared statement to know that it is jsonb.
 	text, err := json.Marshal(details)
-	if err != nil {
-		return fmt.Errorf("write the audit event %s: %w", e.Action.Name, err)
-	}
-	_, err = q.Exec(ctx, writeEvent, pgx.StrictNamedArgs{
-		"actor_kind": actor.Kind, "actor_id": clean(actor.ID), "actor_name": clean(actor.Name),
-		"action": e.Action.Name, "resource_kind": clean(e.ResourceKind), "resource_id": clean(e.ResourceID),
-		"details": string(text), "request_id": clean(value(ctx, requestKey{})), "replica": clean(value(ctx, replicaKey{})),
-	})
-	return pg.Fault(err, "audit event "+e.Action.Name)
+	return string(text), err
 }
 
 // clean replaces what PostgreSQL's text cannot hold: the name that a client

@@ -308,7 +308,7 @@ func TestServerRunsAsARoleThatCannotChangeTheTrail(t *testing.T) {
 func TestActions(t *testing.T) {
 	form := regexp.MustCompile(`^[a-z-]+\.[a-z]+$`)
 	for _, a := range audit.Actions() {
-		if !form.MatchString(a.Name) || a.Does == "" || !slices.Contains([]string{audit.Access, audit.Trail, audit.Server}, a.Category) {
+		if !form.MatchString(a.Name) || a.Does == "" || !slices.Contains([]string{audit.Access, audit.Trail, audit.Server, audit.Config, audit.Life}, a.Category) {
 			t.Errorf("%+v: want noun.past participle, a category and a sentence", *a)
 		}
 	}

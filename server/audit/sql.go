@@ -1,14 +1,18 @@
 package audit
 
-const (
-	writeEvent = `
-		with event as (
-			insert into audit_events (actor_kind, actor_id, actor_name, action, resource_kind, resource_id, details, request_id, replica)
-			values (@actor_kind, @actor_id, @actor_name, @action, @resource_kind, @resource_id, @details, @request_id, @replica)
-			returning id
-		)
-		insert into audit_queue (event_id) select id from event`
+// Statement writes events in their order. Arguments are its arguments.
+const Statement = `
+	with event as (
+		insert into audit_events (actor_kind, actor_id, actor_name, action, resource_kind, resource_id, details, request_id, replica)
+		select @actor_kind, @actor_id, @actor_name, action, resource_kind, resource_id, details::jsonb, @request_id, @replica
+		from unnest(@actions::text[], @resource_kinds::text[], @resource_ids::text[], @details::text[])
+			with ordinality e (action, resource_kind, resource_id, details, place)
+		order by place
+		returning id
+	)
+	insert into audit_queue (event_id) select id from event`
 
+const (
 	// Keys, oldest first.
 	readKeys = `
 		select name, verifier, sealed, retired_at is null as active
