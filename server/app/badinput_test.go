@@ -23,9 +23,9 @@ func TestEveryFieldRefusesBadInput(t *testing.T) {
 	r := run(t, config.Values{config.MaxBodyBytes.Name: 64 << 10})
 	doc := r.document(t)
 	sent := 0
-	try := func(what, method, target, contentType, body string) {
+	try := func(what, method, target, contentType, body string, header ...string) {
 		sent++
-		a := r.raw(t, method, target, contentType, body)
+		a := r.raw(t, method, target, contentType, body, header...)
 		switch {
 		case a.status >= 500:
 			t.Errorf("%s: %s %.200s: status %d: %s", what, method, target, a.status, a.body)
@@ -55,7 +55,7 @@ func TestEveryFieldRefusesBadInput(t *testing.T) {
 					switch {
 					case p.In == "path":
 						target = strings.ReplaceAll(target, "{"+p.Name+"}", v)
-					case p.Required || p.Name == bad:
+					case p.In == "query" && (p.Required || p.Name == bad):
 						query = append(query, p.Name+"="+v)
 					}
 				}
@@ -68,6 +68,10 @@ func TestEveryFieldRefusesBadInput(t *testing.T) {
 				for _, bad := range badTexts() {
 					if p.In == "path" && bad == "" {
 						continue // another path
+					}
+					if p.In == "header" {
+						try(op.OperationID+" header."+p.Name, verb, good("", ""), "application/json", g.body(op), p.Name, strings.ReplaceAll(bad, "\x00", ""))
+						continue
 					}
 					try(op.OperationID+" "+p.In+"."+p.Name, verb, good(p.Name, bad), "application/json", g.body(op))
 				}

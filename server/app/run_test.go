@@ -97,7 +97,8 @@ type answer struct {
 	body   string
 }
 
-func (r *running) raw(t *testing.T, method, target, contentType, body string) answer {
+// raw sends a request as it is, with further headers as names and values.
+func (r *running) raw(t *testing.T, method, target, contentType, body string, header ...string) answer {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, r.URL+"/", strings.NewReader(body))
 	if err != nil {
@@ -108,6 +109,9 @@ func (r *running) raw(t *testing.T, method, target, contentType, body string) an
 		req.Header.Set("Content-Type", contentType)
 	}
 	req.Header.Set("Authorization", "Bearer "+r.Key)
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
 	res, err := r.HTTP.Do(req)
 	if err != nil {
 		t.Fatalf("%s %s: %v", method, target, err)

@@ -53,14 +53,14 @@ func (c *Client) With(key string) *Client { return &Client{c.URL, key, c.HTTP} }
 // Do calls the endpoint e. A refusal is a *fault.Error of the kind that the
 // server gave it.
 func Do[I, O any](ctx context.Context, c *Client, e web.Endpoint[I, O], in *I) (out O, err error) {
-	path, query, body, err := encode(e.Path, in)
+	path, query, header, body, err := encode(e.Path, in)
 	if err != nil {
 		return out, fmt.Errorf("%s: %w", e.Name, err)
 	}
 	// The server answers within the route's time; a stream takes its own.
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(e.Timeout, web.DefaultTimeout)+time.Minute)
 	defer cancel()
-	res, err := c.Send(ctx, e.Method, path+query, body)
+	res, err := c.send(ctx, e.Method, path+query, header, body)
 	if err != nil {
 		return out, fmt.Errorf("%s: %w", e.Name, err)
 	}
@@ -76,7 +76,7 @@ func Do[I, O any](ctx context.Context, c *Client, e web.Endpoint[I, O], in *I) (
 
 // Stream calls the stream s and returns its answer, which the caller closes.
 func Stream[I any](ctx context.Context, c *Client, s web.Stream[I], in *I) (io.ReadCloser, error) {
-	path, query, _, err := encode(s.Path, in)
+	path, query, _, _, err := encode(s.Path, in)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.Name, err)
 	}
@@ -98,10 +98,15 @@ func (c *Client) open(ctx context.Context, r *web.Route, target string) (io.Read
 
 // Send sends one request to path and returns a successful answer.
 func (c *Client) Send(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
+	return c.send(ctx, method, path, http.Header{}, body)
+}
+
+func (c *Client) send(ctx context.Context, method, path string, header http.Header, body []byte) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.URL+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
+	req.Header = header
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
@@ -131,11 +136,11 @@ func refusal(res *http.Response) error {
 	return fault.New(fault.OfStatus(res.StatusCode), "%s (request %s)", msg, p.RequestID)
 }
 
-// encode puts the fields of in where their tags say: into the path, the query
-// or the body.
-func encode(pattern string, in any) (path, query string, body []byte, err error) {
+// encode puts the fields of in where their tags say: into the path, the query,
+// a header or the body.
+func encode(pattern string, in any) (path, query string, header http.Header, body []byte, err error) {
 	q := url.Values{}
-	path = pattern
+	path, header = pattern, http.Header{}
 	v := reflect.ValueOf(in).Elem()
 	for _, f := range reflect.VisibleFields(v.Type()) {
 		value := v.FieldByIndex(f.Index)
@@ -143,19 +148,29 @@ func encode(pattern string, in any) (path, query string, body []byte, err error)
 		case f.Tag.Get("path") != "":
 			path = strings.ReplaceAll(path, "{"+f.Tag.Get("path")+"}", url.PathEscape(fmt.Sprint(value.Interface())))
 		case f.Tag.Get("query") != "" && (!value.IsZero() || f.Tag.Get("required") == "true"):
-			text := fmt.Sprint(value.Interface())
-			if t, ok := value.Interface().(time.Time); ok {
-				text = t.Format(time.RFC3339Nano)
-			}
-			q.Set(f.Tag.Get("query"), text)
+			q.Set(f.Tag.Get("query"), text(value.Interface()))
+		case f.Tag.Get("header") != "" && !value.IsZero():
+			header.Set(f.Tag.Get("header"), text(value.Interface()))
 		case f.Name == "Body" && len(f.Index) == 1 && (value.Kind() != reflect.Pointer || !value.IsNil()):
 			if body, err = json.Marshal(value.Interface()); err != nil {
-				return "", "", nil, err
+				return "", "", nil, nil, err
 			}
 		}
 	}
 	if len(q) > 0 {
 		query = "?" + q.Encode()
 	}
-	return path, query, body, nil
+	return path, query, header, body, nil
+}
+
+// text is a parameter as it stands in a URL or a header: of a list, its values
+// with commas between them.
+func text(v any) string {
+	switch v := v.(type) {
+	case time.Time:
+		return v.Format(time.RFC3339Nano)
+	case []string:
+		return strings.Join(v, ",")
+	}
+	return fmt.Sprint(v)
 }

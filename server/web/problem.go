@@ -109,8 +109,8 @@ func (s *Server) logFailure(ctx context.Context, err error) {
 	s.Log.Error("request failed", zap.String("request_id", RequestID(ctx)), zap.Error(err))
 }
 
-// refuse answers with err outside of the HTTP library.
-func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+// Refuse answers with err outside of the HTTP library, as raw routes do.
+func (s *Server) Refuse(w http.ResponseWriter, r *http.Request, err error) {
 	p := s.problem(r.Context(), err).(*Problem) //nolint:errorlint,forcetypeassert // it returns nothing else
 	if p.Status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="certctl"`)

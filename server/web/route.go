@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"reflect"
+	"regexp"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -26,6 +27,7 @@ type Route struct {
 	Content      string        // media type of the answer; JSON if empty
 	Timeout      time.Duration // of an answer; DefaultTimeout if zero. A stream has as long as its reader keeps reading
 	AtOnce       int           // how many of them a replica serves at once; no bound if zero
+	Tagged       bool          // whether the answer has an ETag, and is not sent to a caller that has it
 
 	In, Out reflect.Type // nil for raw routes
 }
@@ -123,10 +125,15 @@ func (e Raw) Do(h http.Handler) Binding {
 		op.Responses = map[string]*huma.Response{
 			"200": {Description: r.Does, Content: map[string]*huma.MediaType{r.Content: {Schema: &huma.Schema{Type: "string"}}}},
 		}
+		for _, m := range pathParameter.FindAllStringSubmatch(r.Path, -1) {
+			op.Parameters = append(op.Parameters, &huma.Param{Name: m[1], In: "path", Required: true, Schema: &huma.Schema{Type: "string"}})
+		}
 		s.api.OpenAPI().AddOperation(&op)
 		s.router.Method(r.Method, r.Path, s.guarded(r, h))
 	}}
 }
+
+var pathParameter = regexp.MustCompile(`\{([a-z_]+)\}`)
 
 // operation is what the OpenAPI document says of r.
 func (s *Server) operation(r *Route) huma.Operation {

@@ -57,10 +57,10 @@ func New(o Options, bindings []Binding) *Server {
 	s := &Server{Options: o, router: chi.NewRouter(), maxBody: int64(o.MaxBody) + 1, routes: map[string]*Route{}}
 	s.router.Use(s.identify, s.observe, s.secure, s.recover, s.legible, s.head)
 	s.router.NotFound(func(w http.ResponseWriter, r *http.Request) {
-		s.refuse(w, r, fault.New(fault.NotFound, "no route has this path; GET /openapi.json lists them"))
+		s.Refuse(w, r, fault.New(fault.NotFound, "no route has this path; GET /openapi.json lists them"))
 	})
 	s.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
-		s.refuse(w, r, fault.New(fault.NotAllowed, "this path does not take %s", r.Method))
+		s.Refuse(w, r, fault.New(fault.NotAllowed, "this path does not take %s", r.Method))
 	})
 
 	cfg := huma.DefaultConfig("certctl", o.Version)
@@ -147,6 +147,9 @@ func (s *Server) OpenAPI() ([]byte, error) {
 
 // guarded serves h to those who hold what the route needs.
 func (s *Server) guarded(route *Route, h http.Handler) http.Handler {
+	if route.Tagged {
+		h = tagged(h)
+	}
 	h = s.placed(route, h)
 	return s.timed(route, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		note(r).route = route.Name
@@ -156,17 +159,17 @@ func (s *Server) guarded(route *Route, h http.Handler) http.Handler {
 		}
 		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 		if !strings.EqualFold(scheme, bearer) || token == "" {
-			s.refuse(w, r, fault.New(fault.Unauthenticated, "send an API key as Authorization: Bearer KEY"))
+			s.Refuse(w, r, fault.New(fault.Unauthenticated, "send an API key as Authorization: Bearer KEY"))
 			return
 		}
 		actor, err := s.Admit(r.Context(), token)
 		if err != nil {
-			s.refuse(w, r, err)
+			s.Refuse(w, r, err)
 			return
 		}
 		note(r).actor = actor.Name
 		if !actor.May(route.Needs) {
-			s.refuse(w, r, fault.New(fault.Forbidden, "needs the permission %s, which none of the key's roles holds", route.Needs.Name))
+			s.Refuse(w, r, fault.New(fault.Forbidden, "needs the permission %s, which none of the key's roles holds", route.Needs.Name))
 			return
 		}
 		h.ServeHTTP(w, r.WithContext(perm.With(r.Context(), actor)))
@@ -204,7 +207,7 @@ func (s *Server) placed(route *Route, h http.Handler) http.Handler {
 			h.ServeHTTP(w, r)
 		default:
 			w.Header().Set("Retry-After", "5")
-			s.refuse(w, r, fault.New(fault.Unavailable, "this replica is busy with as many of these as it does at once; try again, or try another replica"))
+			s.Refuse(w, r, fault.New(fault.Unavailable, "this replica is busy with as many of these as it does at once; try again, or try another replica"))
 		}
 	})
 }
@@ -288,7 +291,7 @@ func (s *Server) recover(next http.Handler) http.Handler {
 				panic(v)
 			default:
 				s.Log.Error("request panicked", zap.String("request_id", note(r).id), zap.Any("panic", v), zap.Stack("stack"))
-				s.refuse(w, r, errPanic)
+				s.Refuse(w, r, errPanic)
 			}
 		}()
 		next.ServeHTTP(w, r)
@@ -302,21 +305,21 @@ var errPanic = errors.New("panic")
 func (s *Server) legible(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !text(r.URL.Path) {
-			s.refuse(w, r, fault.New(fault.Invalid, "the path is not UTF-8 text without control characters"))
+			s.Refuse(w, r, fault.New(fault.Invalid, "the path is not UTF-8 text without control characters"))
 			return
 		}
 		query, err := url2values(r)
 		if err != nil {
-			s.refuse(w, r, fault.New(fault.Invalid, "the query string cannot be decoded; escape it as application/x-www-form-urlencoded"))
+			s.Refuse(w, r, fault.New(fault.Invalid, "the query string cannot be decoded; escape it as application/x-www-form-urlencoded"))
 			return
 		}
 		for name, values := range query {
 			if len(values) > 1 {
-				s.refuse(w, r, fault.New(fault.Invalid, "a query parameter is given twice; give each once"))
+				s.Refuse(w, r, fault.New(fault.Invalid, "a query parameter is given twice; give each once"))
 				return
 			}
 			if !text(name) || !text(values[0]) {
-				s.refuse(w, r, fault.New(fault.Invalid, "a query parameter is not UTF-8 text without control characters"))
+				s.Refuse(w, r, fault.New(fault.Invalid, "a query parameter is not UTF-8 text without control characters"))
 				return
 			}
 		}
@@ -335,7 +338,7 @@ func (s *Server) head(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for _, route := range s.routes {
 			if r.Method == http.MethodHead && route.streams() && route.Path == r.URL.Path {
-				s.refuse(w, r, fault.New(fault.NotAllowed, "this path does not take HEAD"))
+				s.Refuse(w, r, fault.New(fault.NotAllowed, "this path does not take HEAD"))
 				return
 			}
 		}
