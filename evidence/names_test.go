@@ -13,7 +13,11 @@ import (
 
 	"certctl/server/api"
 	"certctl/server/audit"
+	"certctl/server/bulk"
+	"certctl/server/cert"
 	"certctl/server/config"
+	"certctl/server/issuer/local"
+	"certctl/server/job"
 	"certctl/server/metric"
 	"certctl/server/perm"
 	"certctl/server/schedule"
@@ -38,6 +42,34 @@ func declared() (whole, part map[string]bool) {
 	for _, a := range audit.Actions() {
 		whole[a.Name] = true
 	}
+	for _, s := range cert.States() {
+		whole[s.Name] = true
+	}
+	for _, s := range job.States() {
+		whole[s.Name] = true
+	}
+	for _, k := range job.Kinds() {
+		whole[k.Name] = true
+	}
+	for _, a := range bulk.Actions() {
+		whole[a.Name] = true
+	}
+	for _, r := range cert.Rules() {
+		whole[r.Name] = true
+	}
+	for _, r := range cert.Reasons() {
+		whole[r.Name] = true
+	}
+	for _, k := range cert.KeyAlgorithms() {
+		whole[k.Name] = true
+	}
+	for _, u := range cert.ExtKeyUsages() {
+		whole[u.Name] = true
+	}
+	for _, k := range cert.SANKinds() {
+		whole[k.Name] = true
+	}
+	whole[local.Type.Name] = true
 	for _, r := range api.Routes() {
 		whole[r.Name], whole[r.Path], whole[r.Method+" "+r.Path] = true, true, true
 	}
@@ -103,6 +135,8 @@ func TestEvidenceSpellsOutNoDeclaredName(t *testing.T) {
 func TestASpelledOutNameIsFound(t *testing.T) {
 	for _, name := range []string{
 		config.Listen.Name, metric.BuildInfo.Name, schedule.Retention.Name, perm.AuditRead.Name, audit.KeyCreated.Name,
+		cert.Held.Name, job.GivenUp.Name, job.Renew.Name, bulk.Revoke.Name, cert.RuleWildcard.Name, cert.KeyCompromise.Name, cert.Ed25519.Name,
+		cert.ServerAuth.Name, cert.URI.Name, local.Type.Name,
 		api.GetKey.Name, api.GetKey.Path, api.GetKey.Method + " " + api.GetKey.Path,
 	} {
 		if got := spelled(t, "x.go", "package x\nvar s = "+strconv.Quote(name)); len(got) != 1 || got[0] != name {

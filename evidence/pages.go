@@ -80,6 +80,36 @@ var Pages = []Page{
 		[]Block{{"actions", "Actions", actionsBlock}},
 	},
 	{
+		"docs/reference/states.md", "States of certificates", "server/cert/states.go",
+		"What a certificate can be, and what may follow. The database refuses every other move.",
+		[]Block{{"certificate-states", "States", statesBlock}, {"certificate-moves", "Moves", movesBlock}, {"reasons", "Reasons of revocation", reasonsBlock}},
+	},
+	{
+		"docs/reference/jobs.md", "Jobs", "server/job/kinds.go",
+		"Work that takes longer than a request, or that nobody asked for, is a row of a queue.",
+		[]Block{
+			{"job-kinds", "Kinds", jobKindsBlock},
+			{"job-states", "States", jobStatesBlock},
+			{"job-moves", "Moves", jobMovesBlock},
+			{"bulk-actions", "Actions on many certificates", bulkActionsBlock},
+		},
+	},
+	{
+		"docs/reference/profiles.md", "Profiles", "server/cert/rules.go",
+		"A profile says what a certificate may look like. A request that breaks rules is refused with all of them at once.",
+		[]Block{
+			{"rules", "Rules", rulesBlock},
+			{"key-algorithms", "Algorithms of keys", keyAlgorithmsBlock},
+			{"ext-key-usages", "Purposes", usagesBlock},
+			{"san-kinds", "Kinds of names", sanKindsBlock},
+		},
+	},
+	{
+		"docs/reference/issuers.md", "Issuers", "server/app/connectors.go",
+		"An issuer signs what a profile has approved.",
+		[]Block{{"issuer-types", "Types", issuerTypesBlock}},
+	},
+	{
 		"docs/reference/schema.md", "Database schema", "migrations",
 		"The schema is made by numbered migrations, and read back from a database on which they ran.",
 		[]Block{{"migrations", "Migrations", migrationsBlock}, {"catalog", "Catalog", catalogBlock}},
@@ -511,6 +541,7 @@ var meanings = []struct {
 	Says string
 }{
 	{schedule.OneReplica, "One replica at a time does a pass. It holds a lease in the database, which ends by the database's clock, and what it writes under the lease's fencing token lands only while no other replica has taken the lease."},
+	{schedule.Claimed, "Every replica does passes, which share the work: each row is taken by one replica at a time, by a lock or a lease that the others skip, and what it comes to is written only while that is so."},
 	{schedule.Atomic, "Passes on several replicas may overlap: each batch is one guarded statement, so a row is acted on once."},
 }
 

@@ -17,7 +17,9 @@ import (
 	"certctl/evidence"
 	"certctl/server/api"
 	"certctl/server/audit"
+	"certctl/server/cert"
 	"certctl/server/config"
+	"certctl/server/connector"
 	"certctl/server/fault"
 	"certctl/server/metric"
 	"certctl/server/migrate"
@@ -60,6 +62,26 @@ func inputs(t *testing.T) evidence.Inputs {
 				{Name: "start-scan", Method: "POST", Path: "/api/v1/scans", Does: "starts a scan", Permission: "scan.edit"},
 			},
 			Migrations: []migrate.Migration{{Version: "0001_scans", SHA256: "aa"}, {Version: "0002_more", SHA256: "bb", ReadableFrom: "0001"}},
+
+			CertStates: []api.DeclaredState{
+				{Name: "asked", Does: "It was *asked* for.", Moves: []string{"good", "gone"}}, {Name: "good", Does: "It is good.", Moves: []string{"gone"}},
+				{Name: "gone", Does: "It is gone."},
+			},
+			Reasons:       []*cert.Reason{{Name: "lostKey", Code: 1, Does: "The key is lost."}},
+			Rules:         []api.DeclaredWord{{Name: "name-long", Does: "A name | that is [long]."}},
+			KeyAlgorithms: []api.DeclaredWord{{Name: "rsa-1", Does: "RSA of one bit."}},
+			ExtKeyUsages:  []api.DeclaredWord{{Name: "scanning", Does: "It scans."}},
+			SANKinds:      []api.DeclaredWord{{Name: "host", Does: "A host."}},
+			JobStates:     []api.DeclaredState{{Name: "open", Does: "It waits.", Moves: []string{"shut"}}, {Name: "shut", Does: "It ended.", Moves: []string{"open"}}},
+			JobKinds:      []api.DeclaredJobKind{{Name: "look", Does: "looks", Attempts: 3, RetryEvery: "10s", Timeout: "1m0s", Priority: 7}},
+			BulkActions:   []api.DeclaredBulkAction{{Name: "scan", Does: "Scans each.", Permission: "scan.edit"}},
+			IssuerTypes: []api.DeclaredIssuer{
+				{Name: "here", Does: "Signs *here*.", Can: []string{"list", "poll"}, Settings: []connector.Field{
+					{Name: "size", Type: "number", Default: "2", Bounds: "1 to 3 | none", Does: "how large", Fixed: true},
+					{Name: "pass_word", Type: "text", Bounds: "any text", Does: "what opens it", Secret: true, Fixed: true},
+				}},
+				{Name: "there", Does: "Signs there."},
+			},
 		},
 		Packet: fstest.MapFS{catalogFile: {Data: observed(t, func(*evidence.Catalog) {})}},
 		Receipts: []evidence.Receipt{

@@ -45,6 +45,9 @@ create table crls (
     error       text not null default '' -- of the newest attempt
 );
 
+-- A signature does not compress, and entries hardly do.
+alter table crls alter der set storage external;
+
 -- Asks for a new list, without a lock that another revocation needs: the list
 -- takes the rows that it has seen with it.
 create table crl_requests (

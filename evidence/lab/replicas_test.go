@@ -33,7 +33,8 @@ type replicas struct {
 	byName map[string]*lab.Replica
 }
 
-func start(t *testing.T) *replicas {
+// laboratory is a laboratory without a database.
+func laboratory(t *testing.T) *replicas {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "certctl-server")
 	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "certctl/cmd/certctl-server").CombinedOutput()
@@ -49,14 +50,85 @@ func start(t *testing.T) *replicas {
 			t.Error(err)
 		}
 	})
-	r := &replicas{Lab: l, t: t, byName: map[string]*lab.Replica{}}
-	if r.url, err = l.Database(t.Context()); err != nil {
+	return &replicas{Lab: l, t: t}
+}
+
+// on is the laboratory with a database of its own, whose servers end with t.
+func (r *replicas) on(t *testing.T) *replicas {
+	t.Helper()
+	one := &replicas{Lab: r.Lab, t: t, byName: map[string]*lab.Replica{}}
+	var err error
+	if one.url, err = r.Database(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if r.pool, err = pgxpool.New(t.Context(), r.url); err != nil {
+	if one.pool, err = pgxpool.New(t.Context(), one.url); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(r.pool.Close)
+	t.Cleanup(one.pool.Close)
+	t.Cleanup(func() {
+		for _, s := range one.byName {
+			if err := s.Kill(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return one
+}
+
+// run starts one more server.
+func (r *replicas) run(settings map[string]string) *lab.Replica {
+	r.t.Helper()
+	one, err := r.Server(r.t.Context(), r.url, settings)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.byName[one.Name] = one
+	return one
+}
+
+// kill ends one of the servers.
+func (r *replicas) kill() {
+	r.t.Helper()
+	for name, one := range r.byName {
+		delete(r.byName, name)
+		if err := one.Kill(); err != nil {
+			r.t.Fatal(err)
+		}
+		return
+	}
+}
+
+// exec runs one statement on the database.
+func (r *replicas) exec(sql string, args ...any) {
+	r.t.Helper()
+	if _, err := r.pool.Exec(r.t.Context(), sql, args...); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// admin makes the first key of the database, and is a client with it.
+func (r *replicas) admin() *client.Client {
+	r.t.Helper()
+	for _, one := range r.byName {
+		c, err := one.Client("")
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		in := &api.NewBootstrap{}
+		in.Body.Name, in.Body.Token = "administrator", r.BootstrapToken()
+		key, err := client.Do(r.t.Context(), c, api.Bootstrap, in)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		return c.With(key.Secret)
+	}
+	r.t.Fatal("no server runs")
+	return nil
+}
+
+func start(t *testing.T) *replicas {
+	t.Helper()
+	r := laboratory(t).on(t)
 	for range 3 {
 		r.add()
 	}
@@ -65,17 +137,12 @@ func start(t *testing.T) *replicas {
 
 func (r *replicas) add() *lab.Replica {
 	r.t.Helper()
-	one, err := r.Server(r.t.Context(), r.url, map[string]string{
+	return r.run(map[string]string{
 		config.LeaseTTL.Name:              leaseTTL.String(),
 		config.AuditSequenceEvery.Name:    "20ms",
 		config.AuditChainVerifyEvery.Name: "50ms",
 		config.RetentionEvery.Name:        "100ms",
 	})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	r.byName[one.Name] = one
-	return one
 }
 
 // ask returns the one value of a query, or fails the test.

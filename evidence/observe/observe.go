@@ -23,7 +23,7 @@ func Passes(ctx context.Context, conn *pgx.Conn) (evidence.PassesSeen, error) {
 	rows, _ := conn.Query(ctx, `
 		select id, loop, replica, token, started_at, finished_at, acted, error
 		from (select *, row_number() over (partition by loop order by id desc) as n from loop_runs) r
-		where n <= 20 order by id`)
+		where n <= 5 order by id`)
 	runs, err := pgx.CollectRows(rows, pgx.RowToStructByName[schedule.Run])
 	if err != nil {
 		return evidence.PassesSeen{}, err
@@ -59,4 +59,20 @@ func Written(ctx context.Context, conn *pgx.Conn, after int64) (actions []string
 	last = after
 	_, err = pgx.ForEachRow(rows, []any{&action, &last}, func() error { actions = append(actions, action); return nil })
 	return actions, last, err
+}
+
+// ServerWrote reports whether there is an event of the action with an id above
+// after that a server wrote of its own accord.
+func ServerWrote(ctx context.Context, conn *pgx.Conn, action string, after int64) (wrote bool, err error) {
+	err = conn.QueryRow(ctx, `select exists (select from audit_events where id > $1 and action = $2 and actor_kind = 'server')`, after, action).Scan(&wrote)
+	return wrote, err
+}
+
+// Issued counts what a request for a certificate makes.
+func Issued(ctx context.Context, conn *pgx.Conn) (seen evidence.IssuedSeen, err error) {
+	err = conn.QueryRow(ctx, `
+		select (select count(*) from certificates), (select count(*) from certificate_versions),
+			(select count(*) from jobs), (select count(*) from profiles)`).
+		Scan(&seen.Certificates, &seen.Versions, &seen.Jobs, &seen.Profiles)
+	return seen, err
 }

@@ -30,6 +30,9 @@ type Site struct {
 	Checkpoint api.Checkpoint
 
 	Steps []evidence.StepSeen // of the work that was done
+	Made  *made               // what was made to be looked at
+
+	Populated *Site // the one where it was made, once there is one
 }
 
 // connect opens the site's database.
@@ -49,6 +52,7 @@ const (
 type Probe struct {
 	Of       *evidence.Statement
 	Needs    []Need
+	Site     func(ctx context.Context, base *Site) (*Site, func() error, error) // what is looked at; nil if it is the base
 	Look     func(context.Context, *Site) (any, error)
 	Controls []Defect
 }
@@ -75,12 +79,27 @@ func (p Probe) Observe(ctx context.Context, s *Site) evidence.Observation {
 		o.Skipped = "the probe needs " + strings.Join(lacks, ", and ")
 		return o
 	}
-	seen, err := p.look(ctx, s)
-	if err != nil {
-		o.Failed = brief(err)
+	if p.Site == nil {
+		p.Site = func(context.Context, *Site) (*Site, func() error, error) { return s, nothing, nil }
 	}
-	o.Seen = seen
+	o.Seen, o.Failed = p.on(ctx, s, p.Site)
 	return o
+}
+
+// on looks at what a function makes of the base, and ends it.
+func (p Probe) on(ctx context.Context, base *Site, of func(context.Context, *Site) (*Site, func() error, error)) (seen json.RawMessage, failed string) {
+	site, end, err := of(ctx, base)
+	if err != nil {
+		return nil, brief(err)
+	}
+	seen, err = p.look(ctx, site)
+	if ended := end(); err == nil {
+		err = ended
+	}
+	if err != nil {
+		failed = brief(err)
+	}
+	return seen, failed
 }
 
 // brief is the first line of an error: what follows may be a server's log,
@@ -93,19 +112,7 @@ func brief(err error) string {
 // Control looks at the base with a defect.
 func (p Probe) Control(ctx context.Context, base *Site, d Defect) (o evidence.ControlObservation) {
 	o = evidence.ControlObservation{Defect: d.Says, Turns: d.Turns(base.Declared)}
-	site, end, err := d.Site(ctx, base)
-	if err != nil {
-		o.Failed = brief(err)
-		return o
-	}
-	defer func() {
-		if err := end(); err != nil && o.Failed == "" {
-			o.Failed = brief(err)
-		}
-	}()
-	if o.Seen, err = p.look(ctx, site); err != nil {
-		o.Failed = brief(err)
-	}
+	o.Seen, o.Failed = p.on(ctx, base, d.Site)
 	return o
 }
 

@@ -6,6 +6,7 @@ import (
 	"certctl/evidence"
 	"certctl/evidence/probe"
 	"certctl/server/app"
+	"certctl/server/cert"
 )
 
 func TestEveryClaimHasOneProbeThatCanFail(t *testing.T) {
@@ -24,6 +25,14 @@ func TestEveryClaimHasOneProbeThatCanFail(t *testing.T) {
 	for _, s := range evidence.Statements() {
 		if probes[s] != 1 {
 			t.Errorf("the claim %s has %d probes", s.ID, probes[s])
+		}
+	}
+}
+
+func TestEveryRuleHasARequestThatBreaksIt(t *testing.T) {
+	for _, r := range cert.Rules() {
+		if _, ok := probe.Breaches[r]; !ok {
+			t.Errorf("no request breaks the rule %s", r.Name)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -72,18 +73,12 @@ var Probes = []Probe{
 		Of: evidence.LoopsPass, Needs: []Need{Database}, Look: lookPasses,
 		Controls: []Defect{
 			{
-				Says: "no loop that has a lease passed for two days",
-				Turns: func(d api.Declared) (names []string) {
-					for _, l := range d.Loops {
-						if l.HA == schedule.OneReplica {
-							names = append(names, l.Name)
-						}
-					}
-					return names
-				},
+				Says:  "no loop that has a lease passed for two days",
+				Turns: leased,
 				Site: served(nil, func(api.Declared) string {
 					return `update leases set due_at = now() + interval '1 hour';
-						update loop_runs set started_at = started_at - interval '2 days', finished_at = finished_at - interval '2 days'`
+						update loop_runs set started_at = started_at - interval '2 days', finished_at = finished_at - interval '2 days'
+						where loop in (select name from leases)`
 				}),
 			}, {
 				Says:  "an absent replica holds the lease of every loop that has one",
@@ -104,7 +99,7 @@ var Probes = []Probe{
 					config.MaxBodyBytes.Name, evidence.BodyBound,
 				}
 			},
-			Site: served(map[string]string{config.AuditSequenceEvery.Name: "500ms", config.MaxBodyBytes.Name: "3000"},
+			Site: served(map[string]string{config.AuditSequenceEvery.Name: "500ms", config.MaxBodyBytes.Name: "150000"},
 				func(api.Declared) string { return `delete from loop_runs` }),
 		}},
 	},
@@ -171,6 +166,53 @@ var Probes = []Probe{
 			}),
 		}},
 	},
+	{
+		Of: evidence.CertificatesVerify, Needs: []Need{Database, Processes}, Site: populated("", ""), Look: lookCertificates,
+		Controls: []Defect{
+			{
+				Says:  "the rows of two certificates hold each other's bytes",
+				Turns: checks(evidence.LeavesVerify(issuers[0]), evidence.LeavesVerify(issuers[1]), evidence.BytesAreTheRows),
+				Site:  populated("", swapLeaves),
+			},
+			{
+				Says:  "the event of an issuance was deleted",
+				Turns: checks(evidence.EachHasItsEvent),
+				Site:  populated("", deleteIssuance),
+			},
+			{
+				Says:  "the database keeps every revocation from the lists",
+				Turns: checks(evidence.AllListed(issuers[0]), evidence.AllListed(issuers[1])),
+				Site:  populated(unlist, ""),
+			},
+		},
+	},
+	{
+		Of: evidence.RulesRefuse, Needs: []Need{Database, Processes}, Look: lookRules,
+		Controls: []Defect{{
+			Says: "the database widens every profile that is written",
+			Turns: func(api.Declared) []string {
+				names := []string{evidence.NothingIssued, severalRules}
+				for _, r := range widened {
+					names = append(names, r.Name)
+				}
+				return names
+			},
+			Site: served(nil, func(api.Declared) string { return widen }),
+		}},
+	},
+	{
+		Of: evidence.LeaseFences, Needs: []Need{Database, Processes}, Look: lookLease,
+		Controls: []Defect{{
+			Says:  "the database does not keep who takes a job from another",
+			Turns: checks(evidence.NothingWritten, evidence.JobStaysTaken, evidence.ReplicaLost),
+			Site:  served(nil, func(api.Declared) string { return untakeable }),
+		}},
+	},
+}
+
+// checks are those that a defect turns red, whatever is declared.
+func checks(names ...string) func(api.Declared) []string {
+	return func(api.Declared) []string { return names }
 }
 
 func newest(d api.Declared) string { return d.Migrations[len(d.Migrations)-1].Version }
@@ -243,13 +285,11 @@ func lookPasses(ctx context.Context, s *Site) (any, error) {
 			}
 		}
 	}
-	end := time.After(patience)
-	for {
-		seen, err := observe.Passes(ctx, conn)
-		if err != nil {
-			return nil, err
+	var seen evidence.PassesSeen
+	_, err = eventually(patience, func() (bool, error) {
+		if seen, err = observe.Passes(ctx, conn); err != nil {
+			return false, err
 		}
-		seen.Periods = periods
 		done := map[string]bool{}
 		for _, r := range seen.Runs {
 			if r.FinishedAt != nil {
@@ -257,15 +297,10 @@ func lookPasses(ctx context.Context, s *Site) (any, error) {
 			}
 		}
 		maps.DeleteFunc(done, func(_ string, ended bool) bool { return !ended })
-		if len(done) >= len(s.Declared.Loops) {
-			return seen, nil
-		}
-		select {
-		case <-end:
-			return seen, nil
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
+		return len(done) >= len(s.Declared.Loops), nil
+	})
+	seen.Periods = periods
+	return seen, err
 }
 
 func lookSettings(ctx context.Context, s *Site) (any, error) {
@@ -358,18 +393,13 @@ func period(ctx context.Context, s *Site, loop string) (int64, error) {
 		return 0, err
 	}
 	defer conn.Close(ctx)
-	end := time.After(2 * patience)
-	for {
-		mean, n, err := observe.Period(ctx, conn, loop)
-		if err != nil || n >= 8 {
-			return mean, err
-		}
-		select {
-		case <-end:
-			return mean, nil
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
+	var mean int64
+	_, err = eventually(2*patience, func() (bool, error) {
+		var n int
+		mean, n, err = observe.Period(ctx, conn, loop)
+		return n >= 8, err
+	})
+	return mean, err
 }
 
 // forms are the ways in which a secret could stand in an answer.
@@ -397,18 +427,13 @@ func lookActions(ctx context.Context, s *Site) (any, error) {
 	}
 	defer conn.Close(ctx)
 	// What a server writes of its own accord comes with its first passes.
-	for end := time.After(5 * patience); ; {
-		seen, err := observe.Actions(ctx, conn)
-		seen.Steps = append(seen.Steps, s.Steps...)
-		if err != nil || seen.Events[audit.Verified.Name] > 0 {
-			return seen, err
-		}
-		select {
-		case <-end:
-			return seen, nil
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	var seen evidence.ActionsSeen
+	_, err = eventually(5*patience, func() (bool, error) {
+		seen, err = observe.Actions(ctx, conn)
+		return seen.Events[audit.Verified.Name] > 0, err
+	})
+	seen.Steps = append(seen.Steps, s.Steps...)
+	return seen, err
 }
 
 func lookRoles(ctx context.Context, s *Site) (any, error) {
@@ -436,12 +461,14 @@ func lookRoles(ctx context.Context, s *Site) (any, error) {
 	return seen, nil
 }
 
+var parameter = regexp.MustCompile(`\{[^}]*\}`)
+
 // admits calls a route on things that do not exist, and reports whether the
 // guard let the call through to be answered or refused for that.
 func admits(ctx context.Context, c *client.Client, r api.DeclaredRoute) (bool, error) {
-	path := strings.NewReplacer("{id}", "none", "{role}", "none", "{name}", "none").Replace(r.Path)
+	path := parameter.ReplaceAllString(r.Path, "none")
 	var body []byte
-	if r.Method == http.MethodPost {
+	if r.Method == http.MethodPost || r.Method == http.MethodPatch {
 		body = []byte("{}")
 	}
 	res, err := c.Send(ctx, r.Method, path, body)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -25,7 +27,14 @@ var given = map[string]string{
 	config.AuditSequenceEvery.Name: "100ms",
 	config.LeaseTTL.Name:           "500ms",
 	config.ShutdownTimeout.Name:    "5s",
-	config.MaxBodyBytes.Name:       "2000",
+	config.MaxBodyBytes.Name:       "100000",
+
+	config.RenewalCheckEvery.Name:          "200ms",
+	config.JobProcessorEvery.Name:          "200ms",
+	config.JobRetryEvery.Name:              "200ms",
+	config.JobTimeoutEvery.Name:            "200ms",
+	config.ShortLivedExpiryCheckEvery.Name: "100ms",
+	config.CRLGenerationEvery.Name:         "100ms",
 }
 
 // Base starts a server on a database of its own, works with it until every
@@ -77,9 +86,59 @@ func (s *Site) serve(ctx context.Context, settings map[string]string) (end func(
 	}, nil
 }
 
+// A step is one call, or one change by hand, and what it has written.
+type step struct {
+	what   string
+	writes *audit.Action // by whoever calls; nil if nothing
+	later  *audit.Action // by the server, soon after; nil if nothing
+	do     func() error
+}
+
+// call is a step that calls an endpoint; then takes what it answers, unless it
+// is nil.
+func call[I, O any](ctx context.Context, s *Site, e web.Endpoint[I, O], in *I, writes *audit.Action, then func(O)) step {
+	return step{what: "call of " + e.Name, writes: writes, do: func() error {
+		out, err := client.Do(ctx, s.Admin, e, in)
+		if err == nil && then != nil {
+			then(out)
+		}
+		return err
+	}}
+}
+
+// so tells a step from others that call the same route.
+func (p step) so(how string) step {
+	p.what += ", " + how
+	return p
+}
+
+// and is the step with what the server writes soon after.
+func (p step) and(later *audit.Action) step {
+	p.later = later
+	return p
+}
+
 // work does everything that an audit action is written for, and notes what
 // each step wrote.
 func (s *Site) work(ctx context.Context) error {
+	if err := s.take(ctx, s.access(ctx)); err != nil {
+		return err
+	}
+	if err := s.take(ctx, s.around(ctx)); err != nil {
+		return err
+	}
+	life, err := s.life(ctx)
+	if err == nil {
+		err = s.take(ctx, life)
+	}
+	if err == nil {
+		err = s.fill(ctx)
+	}
+	return err
+}
+
+// take takes steps one after the other.
+func (s *Site) take(ctx context.Context, steps []step) error {
 	conn, err := s.connect(ctx)
 	if err != nil {
 		return err
@@ -89,40 +148,67 @@ func (s *Site) work(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, p := range steps {
+		if err := p.do(); err != nil {
+			return fmt.Errorf("%s: %w", p.what, err)
+		}
+		var names []string
+		for _, a := range []*audit.Action{p.writes, p.later} {
+			if a != nil {
+				names = append(names, a.Name)
+			}
+		}
+		seen := evidence.StepSeen{Step: p.what, Names: strings.Join(names, ", ")}
+		before := last
+		if seen.Wrote, last, err = observe.Written(ctx, conn, last); err != nil {
+			return err
+		}
+		if p.later != nil {
+			wrote := func() (bool, error) { return observe.ServerWrote(ctx, conn, p.later.Name, before) }
+			done, err := eventually(5*patience, wrote)
+			if err != nil {
+				return err
+			}
+			if done {
+				seen.Wrote = append(seen.Wrote, p.later.Name)
+			}
+		}
+		s.Steps = append(s.Steps, seen)
+	}
+	return nil
+}
+
+// eventually asks until the answer is yes, or for as long as it is patient.
+func eventually(patience time.Duration, ask func() (bool, error)) (bool, error) {
+	for end := time.After(patience); ; {
+		if yes, err := ask(); yes || err != nil {
+			return yes, err
+		}
+		select {
+		case <-end:
+			return false, nil
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// access are the steps with keys and roles, and with the trail. The bootstrap
+// token does its work once on a database.
+func (s *Site) access(ctx context.Context) []step {
+	first := &api.NewBootstrap{}
+	first.Body.Name, first.Body.Token = "administrator", s.Lab.BootstrapToken()
 	role := &api.NewRole{}
 	role.Body.Name, role.Body.Does, role.Body.Permissions = "scraper", "Scrapes the metrics.", []string{perm.MetricRead.Name}
-	grant := &api.Grant{Role: role.Body.Name}
-	rotation := &api.Rotation{}
-	steps := []struct {
-		route  *web.Route
-		writes *audit.Action
-		do     func() error
-	}{
-		{api.Bootstrap.Route, audit.BootstrapUsed, func() error {
-			in := &api.NewBootstrap{}
-			in.Body.Name, in.Body.Token = "administrator", s.Lab.BootstrapToken()
-			first, err := client.Do(ctx, s.Admin, api.Bootstrap, in)
-			s.Admin = s.Admin.With(first.Secret)
-			return err
-		}},
-		{api.CreateRole.Route, audit.RoleCreated, func() error {
-			_, err := client.Do(ctx, s.Admin, api.CreateRole, role)
-			return err
-		}},
-		{api.CreateKey.Route, audit.KeyCreated, func() error {
-			key, err := createKey(ctx, s.Admin, "worked with", perm.Viewer.Name)
-			grant.ID, rotation.ID = key.ID, key.ID
-			return err
-		}},
-		{api.GrantRole.Route, audit.RoleGranted, func() error { _, err := client.Do(ctx, s.Admin, api.GrantRole, grant); return err }},
-		{api.WithdrawRole.Route, audit.RoleWithdrawn, func() error { _, err := client.Do(ctx, s.Admin, api.WithdrawRole, grant); return err }},
-		{api.DeleteRole.Route, audit.RoleDeleted, func() error {
-			_, err := client.Do(ctx, s.Admin, api.DeleteRole, &api.OneRole{Name: role.Body.Name})
-			return err
-		}},
-		{api.RotateKey.Route, audit.KeyRotated, func() error { _, err := client.Do(ctx, s.Admin, api.RotateKey, rotation); return err }},
-		{api.RevokeKey.Route, audit.KeyRevoked, func() error { _, err := client.Do(ctx, s.Admin, api.RevokeKey, &rotation.OneKey); return err }},
-		{api.ExportEvents.Route, audit.Exported, func() error {
+	key, grant, rotation := newKey("worked with", perm.Viewer.Name), &api.Grant{Role: role.Body.Name}, &api.Rotation{}
+	steps := []step{
+		call(ctx, s, api.CreateRole, role, audit.RoleCreated, nil),
+		call(ctx, s, api.CreateKey, key, audit.KeyCreated, func(k api.KeySecret) { grant.ID, rotation.ID = k.ID, k.ID }),
+		call(ctx, s, api.GrantRole, grant, audit.RoleGranted, nil),
+		call(ctx, s, api.WithdrawRole, grant, audit.RoleWithdrawn, nil),
+		call(ctx, s, api.DeleteRole, &api.OneRole{Name: role.Body.Name}, audit.RoleDeleted, nil),
+		call(ctx, s, api.RotateKey, rotation, audit.KeyRotated, nil),
+		call(ctx, s, api.RevokeKey, &rotation.OneKey, audit.KeyRevoked, nil),
+		{what: "call of " + api.ExportEvents.Name, writes: audit.Exported, do: func() error {
 			body, err := client.Stream(ctx, s.Admin, api.ExportEvents, &api.EventFilter{})
 			if err != nil {
 				return err
@@ -130,20 +216,11 @@ func (s *Site) work(ctx context.Context) error {
 			return body.Close()
 		}},
 	}
-	for _, step := range steps {
-		if step.writes == audit.BootstrapUsed && s.Admin.Key != "" {
-			continue // the token has done its work on this database
-		}
-		if err := step.do(); err != nil {
-			return err
-		}
-		seen := evidence.StepSeen{Step: "call of " + step.route.Name, Names: step.writes.Name}
-		if seen.Wrote, last, err = observe.Written(ctx, conn, last); err != nil {
-			return err
-		}
-		s.Steps = append(s.Steps, seen)
+	if s.Admin.Key != "" {
+		return steps
 	}
-	return s.fill(ctx)
+	bootstrap := call(ctx, s, api.Bootstrap, first, audit.BootstrapUsed, func(k api.KeySecret) { s.Admin = s.Admin.With(k.Secret) })
+	return slices.Insert(steps, 0, bootstrap)
 }
 
 // fill writes enough events to cut some off and still have a log.
@@ -163,10 +240,14 @@ var names atomic.Int64
 
 func unique(name string) string { return name + " " + strconv.FormatInt(names.Add(1), 10) }
 
-func createKey(ctx context.Context, c *client.Client, name, role string) (api.KeySecret, error) {
+func newKey(name, role string) *api.NewKey {
 	in := &api.NewKey{}
 	in.Body.Name, in.Body.Roles = name, []string{role}
-	return client.Do(ctx, c, api.CreateKey, in)
+	return in
+}
+
+func createKey(ctx context.Context, c *client.Client, name, role string) (api.KeySecret, error) {
+	return client.Do(ctx, c, api.CreateKey, newKey(name, role))
 }
 
 // learn waits until the log holds what was done, and keeps its checkpoint.
@@ -176,19 +257,15 @@ func (s *Site) learn(ctx context.Context) (err error) {
 		return err
 	}
 	defer conn.Close(ctx)
-	for end := time.After(2 * patience); ; {
+	done, err := eventually(2*patience, func() (bool, error) {
 		sizes, err := audit.Size(ctx, conn)
-		if err != nil {
-			return err
-		}
-		if sizes.Queued == 0 && sizes.Logged > spare {
-			break
-		}
-		select {
-		case <-end:
-			return fmt.Errorf("%d events wait for the log", sizes.Queued)
-		case <-time.After(20 * time.Millisecond):
-		}
+		return sizes.Queued == 0 && sizes.Logged > spare, err
+	})
+	if err == nil && !done {
+		err = errors.New("events wait for the log")
+	}
+	if err != nil {
+		return err
 	}
 	s.Checkpoint, err = client.Do(ctx, s.Admin, api.GetCheckpoint, &api.Empty{})
 	return err
@@ -202,13 +279,7 @@ func (s *Site) clone(ctx context.Context, alter string) (*Site, error) {
 	if copied.Database, err = s.Lab.Clone(ctx, s.Database); err != nil {
 		return nil, err
 	}
-	conn, err := copied.connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close(ctx)
-	_, err = conn.Exec(ctx, alter)
-	return &copied, err
+	return &copied, copied.alter(ctx, alter)
 }
 
 func nothing() error { return nil }
@@ -263,28 +334,41 @@ func servedAndWorked(sql func(api.Declared) string) func(context.Context, *Site)
 	}
 }
 
-// workedOn is a server on a database of its own whose schema was altered
-// before the work.
-func workedOn(sql string) func(context.Context, *Site) (*Site, func() error, error) {
-	return func(ctx context.Context, base *Site) (*Site, func() error, error) {
-		s := &Site{Lab: base.Lab, Declared: base.Declared}
-		var err error
-		if s.Database, err = base.Lab.Database(ctx); err != nil {
-			return nil, nil, err
-		}
+// fresh is a server that nobody has called, on a database of its own whose
+// schema was altered before.
+func fresh(ctx context.Context, base *Site, sql string) (*Site, func() error, error) {
+	s := &Site{Lab: base.Lab, Declared: base.Declared}
+	var err error
+	if s.Database, err = base.Lab.Database(ctx); err != nil {
+		return nil, nil, err
+	}
+	if sql != "" {
 		if err := base.Lab.Migrate(ctx, s.Database); err != nil {
 			return nil, nil, err
 		}
-		conn, err := s.connect(ctx)
-		if err != nil {
+		if err := s.alter(ctx, sql); err != nil {
 			return nil, nil, err
 		}
-		_, err = conn.Exec(ctx, sql)
-		conn.Close(ctx)
-		if err != nil {
-			return nil, nil, err
-		}
-		end, err := s.serve(ctx, given)
+	}
+	end, err := s.serve(ctx, given)
+	return s, end, err
+}
+
+// alter changes the database by hand.
+func (s *Site) alter(ctx context.Context, sql string) error {
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, sql)
+	return err
+}
+
+// workedOn is a fresh server that was worked with.
+func workedOn(sql string) func(context.Context, *Site) (*Site, func() error, error) {
+	return func(ctx context.Context, base *Site) (*Site, func() error, error) {
+		s, end, err := fresh(ctx, base, sql)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -295,16 +379,8 @@ func workedOn(sql string) func(context.Context, *Site) (*Site, func() error, err
 	}
 }
 
-// idle is a server on an empty database that nobody calls.
-func idle(ctx context.Context, base *Site) (*Site, func() error, error) {
-	s := &Site{Lab: base.Lab, Declared: base.Declared}
-	var err error
-	if s.Database, err = base.Lab.Database(ctx); err != nil {
-		return nil, nil, err
-	}
-	end, err := s.serve(ctx, given)
-	return s, end, err
-}
+// idle is a fresh server that nobody calls.
+func idle(ctx context.Context, base *Site) (*Site, func() error, error) { return fresh(ctx, base, "") }
 
 // outside is the check that a checkpoint which was kept agrees with the log.
 const outside audit.Kind = "checkpoint kept outside"

@@ -20,7 +20,7 @@ func countPattern(in evidence.Inputs) *regexp.Regexp {
 	tables := reflect.TypeOf(in.Declared)
 	for i := range tables.NumField() {
 		name, _, _ := strings.Cut(tables.Field(i).Tag.Get("json"), ",")
-		nouns = append(nouns, name)
+		nouns = append(nouns, name[strings.LastIndexByte(name, '_')+1:])
 	}
 	return regexp.MustCompile(`(?i)(?:^|[\s(])(` + number + `(?:\s+[\pL'-]+)?\s+(?:` + strings.Join(nouns, "|") + `))\b`)
 }

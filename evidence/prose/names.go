@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"certctl/evidence"
+	"certctl/server/api"
 	"certctl/server/config"
 	"certctl/server/metric"
 	"certctl/server/schedule"
@@ -22,7 +23,8 @@ type names struct {
 	settings map[string]bool // with NAME_FILE of secrets
 	metrics  map[string]bool // with the series of histograms
 	verbs    map[string]bool // permissions and audit actions
-	words    map[string]bool // loops, their classes, routes and roles
+	words    map[string]bool // loops, their classes, routes, roles, rules, algorithms, kinds and abilities
+	fields   map[string]bool // tables with what is theirs, settings of issuers, and fields of the API
 	routes   [][2]string     // method and path
 	columns  map[string]bool // table.column
 	claims   map[string]bool
@@ -31,7 +33,7 @@ type names struct {
 func gather(in evidence.Inputs, src *source) (*names, error) {
 	n := &names{
 		src: src, settings: map[string]bool{}, metrics: map[string]bool{}, verbs: map[string]bool{},
-		words: map[string]bool{}, columns: map[string]bool{}, claims: map[string]bool{},
+		words: map[string]bool{}, fields: map[string]bool{}, columns: map[string]bool{}, claims: map[string]bool{},
 	}
 	d := in.Declared
 	for _, s := range d.Settings {
@@ -57,7 +59,7 @@ func gather(in evidence.Inputs, src *source) (*names, error) {
 	for _, l := range d.Loops {
 		n.words[l.Name] = true
 	}
-	for _, class := range []schedule.HA{schedule.OneReplica, schedule.Atomic} {
+	for _, class := range []schedule.HA{schedule.OneReplica, schedule.Claimed, schedule.Atomic} {
 		n.words[string(class)] = true
 	}
 	for _, r := range d.Roles {
@@ -67,14 +69,38 @@ func gather(in evidence.Inputs, src *source) (*names, error) {
 		n.words[r.Name] = true
 		n.routes = append(n.routes, [2]string{r.Method, r.Path})
 	}
+	for _, words := range [][]api.DeclaredWord{d.Rules, d.KeyAlgorithms, d.ExtKeyUsages, d.SANKinds} {
+		for _, w := range words {
+			n.words[w.Name] = true
+		}
+	}
+	for _, k := range d.JobKinds {
+		n.words[k.Name] = true
+	}
+	for _, t := range d.IssuerTypes {
+		n.words[t.Name] = true
+		for _, can := range t.Can {
+			n.words[can] = true
+		}
+		for _, f := range t.Settings {
+			n.fields[f.Name] = true
+		}
+	}
 	for _, r := range in.Receipts {
 		n.claims[r.Claim.ID] = true
 	}
 	c, _, err := in.Catalog()
 	for _, t := range c.Tables {
+		n.fields[t.Name] = true
 		for _, col := range t.Columns {
-			n.columns[t.Name+"."+col.Name] = true
+			n.columns[t.Name+"."+col.Name], n.fields[col.Name] = true, true
 		}
+		for _, o := range slices.Concat(t.Constraints, t.Indexes, t.Triggers) {
+			n.fields[o.Name] = true
+		}
+	}
+	for name := range src.fields {
+		n.fields[name] = true
 	}
 	return n, err
 }
@@ -90,6 +116,7 @@ var (
 	verbSpan     = regexp.MustCompile(`^[a-z][a-z0-9_-]*(?:\.[a-z][a-z0-9_-]*)+$`)
 	pathSpan     = regexp.MustCompile(`^[A-Za-z0-9_.@*-]+(?:/[A-Za-z0-9_.@*-]+)*/?$`)
 	kebabSpan    = regexp.MustCompile(`^[a-z][a-z0-9]*(?:-[a-z0-9]+)+$`)
+	snakeSpan    = regexp.MustCompile(`^[a-z][a-z0-9]*(?:_[a-z0-9]+)+$`)
 	exampleHost  = regexp.MustCompile(`(?:^|\.)(?:example|test|invalid|localhost|example\.(?:com|net|org))$`)
 )
 
@@ -135,7 +162,13 @@ func (n *names) span(file, s string) (what string, ok bool) {
 		if n.src.bases[s] || n.src.targets[s] || n.src.strings[s] {
 			return "", true
 		}
-		return judge(s, n.words, "loop, role, route, file or word of the code")
+		return judge(s, n.words, "loop, role, route, rule, algorithm, ability, file or word of the code")
+	}
+	if snakeSpan.MatchString(s) {
+		if n.src.strings[s] || n.src.bases[s] {
+			return "", true
+		}
+		return judge(s, n.fields, "table, column, constraint, field of the API or word of the code")
 	}
 	return "", true
 }

@@ -14,6 +14,7 @@ import (
 	"certctl/server/api"
 	"certctl/server/audit"
 	"certctl/server/config"
+	"certctl/server/connector"
 	"certctl/server/metric"
 	"certctl/server/migrate"
 	"certctl/server/perm"
@@ -32,7 +33,7 @@ import (
 )
 
 type Host struct {
-	Name string
+	Name string ` + "`json:\"host_name,omitempty\"`" + `
 	*Other
 }
 
@@ -41,6 +42,8 @@ type Other interface{ Close() error }
 func (h *Host) Visit() time.Duration { return yaml.Whatever }
 
 const each, Kind = "one-by-one", "text/plain"
+
+const lock = "lock_of_all"
 
 func deleteOld() {}
 `,
@@ -61,7 +64,7 @@ func inputs(t *testing.T) evidence.Inputs {
 	t.Helper()
 	seen, err := json.Marshal(evidence.CatalogSeen{Fresh: evidence.Catalog{
 		Migrations: []evidence.CatalogMigration{{Version: "0001_scans", SHA256: "aa"}},
-		Tables:     []evidence.CatalogTable{{Name: "scans", Columns: []evidence.CatalogColumn{{Name: "seen_at"}}}},
+		Tables:     []evidence.CatalogTable{{Name: "scans", Columns: []evidence.CatalogColumn{{Name: "seen_at"}}, Indexes: []evidence.CatalogObject{{Name: "scans_by_name"}}}},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -80,6 +83,11 @@ func inputs(t *testing.T) evidence.Inputs {
 			Loops:       []api.DeclaredLoop{{Name: "net-scan"}},
 			Routes:      []api.DeclaredRoute{{Name: "get-scan", Method: "GET", Path: "/api/v1/scans/{id}"}, {Name: "get-health", Method: "GET", Path: "/healthz"}},
 			Migrations:  []migrate.Migration{{Version: "0001_scans", SHA256: "aa"}},
+
+			Rules:         []api.DeclaredWord{{Name: "name-long"}},
+			KeyAlgorithms: []api.DeclaredWord{{Name: "rsa-one-bit"}},
+			JobKinds:      []api.DeclaredJobKind{{Name: "look-again"}},
+			IssuerTypes:   []api.DeclaredIssuer{{Name: "far-away", Can: []string{"sign-all"}, Settings: []connector.Field{{Name: "pass_word"}}}},
 		},
 		Packet:   fstest.MapFS{evidence.DataFile(evidence.CatalogMatches.ID): {Data: catalog}},
 		Receipts: []evidence.Receipt{{Claim: evidence.Claim{ID: "scan/sees-hosts"}}},
@@ -119,7 +127,8 @@ func TestWhatExistsIsNoProblem(t *testing.T) {
 		"scan.read", "scan.begun", "scan.go", "go.mod", "scans.seen_at", "db.example.com", "scan.each",
 		"server/scan/scan.go", "server/scan/", "./server/...", "server/*/scan.go", "certctl/server/scan", "github.com/spf13/cobra", "github.com/spf13",
 		"go.yaml.in/yaml/v3", "reference/settings.md", ".ci/tools", "scan/sees-hosts", "text/plain", "1/16",
-		"net-scan", "night-watch", "get-scan", "one-by-one", "audit-packet",
+		"net-scan", "night-watch", "get-scan", "one-by-one", "audit-packet", "name-long", "rsa-one-bit", "look-again", "far-away", "sign-all",
+		"seen_at", "scans_by_name", "pass_word", "host_name", "lock_of_all", "0001_scans",
 		"anything else (at all)", "word", "SCREAMING", "2s", "127.0.0.1:8443", "v1.2.3", "--flag",
 	}
 	page := "# Page\n\nSee `" + strings.Join(spans, "`, `") + "`.\n\n"
@@ -135,63 +144,66 @@ func TestWhatExistsIsNoProblem(t *testing.T) {
 
 func TestWhatDoesNotExistIsFound(t *testing.T) {
 	for page, want := range map[string]string{
-		"`CERTCTL_LISTN`":                               "`CERTCTL_LISTN` is no setting; the nearest is `CERTCTL_LISTEN`",
-		"`CERTCTL_LISTEN_FILE`":                         "`CERTCTL_LISTEN_FILE` is no setting; the nearest is",
-		"`CERTCTL_TEST_GONE`":                           "`CERTCTL_TEST_GONE` is no setting; the nearest is `CERTCTL_TEST_DATABASE_URL`",
-		"`CERTCTL_GONE_`":                               "`CERTCTL_GONE_` is no setting",
-		"`X=1 CERTCTL_GONE=2 cmd`":                      "`CERTCTL_GONE` is no setting",
-		"`certctl_scan_total`":                          "`certctl_scan_total` is no metric; the nearest is `certctl_scans_total`",
-		"`certctl_scans_total_bucket`":                  "`certctl_scans_total_bucket` is no metric",
-		"`POST /api/v1/scans/{id}`":                     "`POST /api/v1/scans/{id}` is no route; the nearest is `GET /api/v1/scans/{id}`",
-		"`GET /healthy`":                                "`GET /healthy` is no route; the nearest is `GET /healthz`",
-		"`GET /api/v1/scans/{name}`":                    "`GET /api/v1/scans/{name}` is no route",
-		"`/api/v2/scans`":                               "`/api/v2/scans` is no route",
-		"`make doc`":                                    "`doc` is no target of the Makefile; the nearest is `docs`",
-		"`make docs gone`":                              "`gone` is no target of the Makefile",
-		"`make VERSION`":                                "`VERSION` is no target",
-		"`scan.Hosts`":                                  "`scan.Hosts` is no Go symbol; the nearest is `scan.Host`",
-		"`scan.Host.Vist`":                              "`scan.Host.Vist` is no Go symbol; the nearest is `scan.Host.Visit`",
-		"`gone.Host`":                                   "`gone.Host` is no Go symbol",
-		"`time.Gone`":                                   "`time.Gone` is no Go symbol",
-		"`foreign.Hidden`":                              "`foreign.Hidden` is no Go symbol",
-		"`TestHostIsGone`":                              "`TestHostIsGone` is no test; the nearest is `TestHostIsSeen`",
-		"`scan.reed`":                                   "`scan.reed` is no permission, audit action, file, column or Go symbol; the nearest is `scan.read`",
-		"`scans.gone_at`":                               "`scans.gone_at` is no permission",
-		"`server/scan/scam.go`":                         "`server/scan/scam.go` is no file or directory; the nearest is `server/scan/scan.go`",
-		"`data/x.json`":                                 "`data/x.json` is no file or directory; the nearest is `audit-packet/data/x.json`",
-		"`server/*/gone.go`":                            "`server/*/gone.go` is no file",
-		"`scan/scan.go`":                                "`scan/scan.go` is no file or directory; the nearest is `server/scan/scan.go`",
-		"`net-scam`":                                    "`net-scam` is no loop, role, route, file or word of the code; the nearest is `net-scan`",
-		"```sh\nmake doc\n```":                          "`doc` is no target",
-		"```\nCERTCTL_GONE=1 x\n```":                    "`CERTCTL_GONE` is no setting",
-		"    $ make gone":                               "`gone` is no target",
-		"| a |\n| --- |\n| `net-gon` |":                 "`net-gon` is no loop",
-		"# `net-gon`":                                   "`net-gon` is no loop",
-		"[a](othr.md)":                                  "the link \"othr.md\" leads to docs/othr.md, which does not exist; the nearest is `docs/other.md`",
-		"![a](gone.png)":                                "the link \"gone.png\" leads to docs/gone.png, which does not exist",
-		"<img src=\"gone.png\">":                        "the link \"gone.png\" leads to docs/gone.png, which does not exist",
-		"[a][r]\n\n[r]: gone.md":                        "the link \"gone.md\" leads to docs/gone.md",
-		"[a](other.md#too-words-code)":                  "the link \"other.md#too-words-code\" leads to #too-words-code, which docs/other.md does not have; the nearest is `two-words-code`",
-		"[a](other.md#again-2)":                         "the link \"other.md#again-2\" leads to #again-2",
-		"[a](#gone)":                                    "the link \"#gone\" leads to #gone, which docs/page.md does not have",
-		"[a](../go.mod#L3)":                             "the link \"../go.mod#L3\" has an anchor, and only pages have those",
-		"[a](../../secret.md)":                          "the link \"../../secret.md\" leaves the repository",
-		"[a](/docs/other.md)":                           "the link \"/docs/other.md\" is relative to a host",
-		"[a](//example.com/x)":                          "the link \"//example.com/x\" is relative to a host",
-		"[a](https:///x)":                               "the link \"https:///x\" leads nowhere",
-		"[a](file:///etc/passwd)":                       "the link \"file:///etc/passwd\" leads nowhere",
-		"[a](ftp://example.com/x)":                      "the link \"ftp://example.com/x\" leads nowhere",
-		"a <a href=\"gone.md\">b</a>":                   "the link \"gone.md\" leads to docs/gone.md",
-		"`only-in-tests`":                               "`only-in-tests` is no loop",
+		"`CERTCTL_LISTN`":               "`CERTCTL_LISTN` is no setting; the nearest is `CERTCTL_LISTEN`",
+		"`CERTCTL_LISTEN_FILE`":         "`CERTCTL_LISTEN_FILE` is no setting; the nearest is",
+		"`CERTCTL_TEST_GONE`":           "`CERTCTL_TEST_GONE` is no setting; the nearest is `CERTCTL_TEST_DATABASE_URL`",
+		"`CERTCTL_GONE_`":               "`CERTCTL_GONE_` is no setting",
+		"`X=1 CERTCTL_GONE=2 cmd`":      "`CERTCTL_GONE` is no setting",
+		"`certctl_scan_total`":          "`certctl_scan_total` is no metric; the nearest is `certctl_scans_total`",
+		"`certctl_scans_total_bucket`":  "`certctl_scans_total_bucket` is no metric",
+		"`POST /api/v1/scans/{id}`":     "`POST /api/v1/scans/{id}` is no route; the nearest is `GET /api/v1/scans/{id}`",
+		"`GET /healthy`":                "`GET /healthy` is no route; the nearest is `GET /healthz`",
+		"`GET /api/v1/scans/{name}`":    "`GET /api/v1/scans/{name}` is no route",
+		"`/api/v2/scans`":               "`/api/v2/scans` is no route",
+		"`make doc`":                    "`doc` is no target of the Makefile; the nearest is `docs`",
+		"`make docs gone`":              "`gone` is no target of the Makefile",
+		"`make VERSION`":                "`VERSION` is no target",
+		"`scan.Hosts`":                  "`scan.Hosts` is no Go symbol; the nearest is `scan.Host`",
+		"`scan.Host.Vist`":              "`scan.Host.Vist` is no Go symbol; the nearest is `scan.Host.Visit`",
+		"`gone.Host`":                   "`gone.Host` is no Go symbol",
+		"`time.Gone`":                   "`time.Gone` is no Go symbol",
+		"`foreign.Hidden`":              "`foreign.Hidden` is no Go symbol",
+		"`TestHostIsGone`":              "`TestHostIsGone` is no test; the nearest is `TestHostIsSeen`",
+		"`scan.reed`":                   "`scan.reed` is no permission, audit action, file, column or Go symbol; the nearest is `scan.read`",
+		"`scans.gone_at`":               "`scans.gone_at` is no permission",
+		"`server/scan/scam.go`":         "`server/scan/scam.go` is no file or directory; the nearest is `server/scan/scan.go`",
+		"`data/x.json`":                 "`data/x.json` is no file or directory; the nearest is `audit-packet/data/x.json`",
+		"`server/*/gone.go`":            "`server/*/gone.go` is no file",
+		"`scan/scan.go`":                "`scan/scan.go` is no file or directory; the nearest is `server/scan/scan.go`",
+		"`net-scam`":                    "`net-scam` is no loop, role, route, rule, algorithm, ability, file or word of the code; the nearest is `net-scan`",
+		"`seen_it`":                     "`seen_it` is no table, column, constraint, field of the API or word of the code; the nearest is `seen_at`",
+		"`host_names`":                  "`host_names` is no table, column",
+		"```sh\nmake doc\n```":          "`doc` is no target",
+		"```\nCERTCTL_GONE=1 x\n```":    "`CERTCTL_GONE` is no setting",
+		"    $ make gone":               "`gone` is no target",
+		"| a |\n| --- |\n| `net-gon` |": "`net-gon` is no loop",
+		"# `net-gon`":                   "`net-gon` is no loop",
+		"[a](othr.md)":                  "the link \"othr.md\" leads to docs/othr.md, which does not exist; the nearest is `docs/other.md`",
+		"![a](gone.png)":                "the link \"gone.png\" leads to docs/gone.png, which does not exist",
+		"<img src=\"gone.png\">":        "the link \"gone.png\" leads to docs/gone.png, which does not exist",
+		"[a][r]\n\n[r]: gone.md":        "the link \"gone.md\" leads to docs/gone.md",
+		"[a](other.md#too-words-code)":  "the link \"other.md#too-words-code\" leads to #too-words-code, which docs/other.md does not have; the nearest is `two-words-code`",
+		"[a](other.md#again-2)":         "the link \"other.md#again-2\" leads to #again-2",
+		"[a](#gone)":                    "the link \"#gone\" leads to #gone, which docs/page.md does not have",
+		"[a](../go.mod#L3)":             "the link \"../go.mod#L3\" has an anchor, and only pages have those",
+		"[a](../../secret.md)":          "the link \"../../secret.md\" leaves the repository",
+		"[a](/docs/other.md)":           "the link \"/docs/other.md\" is relative to a host",
+		"[a](//example.com/x)":          "the link \"//example.com/x\" is relative to a host",
+		"[a](https:///x)":               "the link \"https:///x\" leads nowhere",
+		"[a](file:///etc/passwd)":       "the link \"file:///etc/passwd\" leads nowhere",
+		"[a](ftp://example.com/x)":      "the link \"ftp://example.com/x\" leads nowhere",
+		"a <a href=\"gone.md\">b</a>":   "the link \"gone.md\" leads to docs/gone.md",
+		"`only-in-tests`":               "`only-in-tests` is no loop",
 		"| a | b |\n| --- | --- |\n| c ` | `net-gon` |": "`net-gon` is no loop",
-		"[a](%zz)":                                      "the link \"%zz\" cannot be read",
-		"There are 20 loops.":                           `"20 loops" is a count in prose`,
-		"Twelve\ndeclared settings":                     `"Twelve declared settings" is a count in prose`,
-		"It has (1,024 *routes*)":                       `"1,024 routes" is a count in prose`,
-		"Its 3 `good` receipts":                         `"3 good receipts" is a count in prose`,
-		"| a |\n| --- |\n| two tables|":                 `"two tables" is a count in prose`,
-		"## Twenty-one metrics":                         `"Twenty-one metrics" is a count in prose`,
-		"<!-- certctl:end x -->":                        "block x ends and did not begin",
+		"[a](%zz)":                      "the link \"%zz\" cannot be read",
+		"There are 20 loops.":           `"20 loops" is a count in prose`,
+		"Twelve kinds of jobs":          `"Twelve kinds" is a count in prose`,
+		"Twelve\ndeclared settings":     `"Twelve declared settings" is a count in prose`,
+		"It has (1,024 *routes*)":       `"1,024 routes" is a count in prose`,
+		"Its 3 `good` receipts":         `"3 good receipts" is a count in prose`,
+		"| a |\n| --- |\n| two tables|": `"two tables" is a count in prose`,
+		"## Twenty-one metrics":         `"Twenty-one metrics" is a count in prose`,
+		"<!-- certctl:end x -->":        "block x ends and did not begin",
 		"<!-- certctl:begin x sha256:" + strings.Repeat("0", 64) + " -->\n<!-- certctl:end x -->": "block x is not declared for this page",
 	} {
 		t.Run(want, func(t *testing.T) {

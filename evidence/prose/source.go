@@ -26,6 +26,7 @@ type source struct {
 	used     map[string]bool // package.Name, of other modules
 	tests    map[string]bool // test functions
 	strings  map[string]bool // literals outside of tests
+	fields   map[string]bool // names in the tags of structs
 	testEnv  map[string]bool // settings of tests
 	targets  map[string]bool // of the Makefile
 }
@@ -33,7 +34,7 @@ type source struct {
 func readSource(tree fs.FS) (*source, error) {
 	s := &source{
 		tree: tree, files: map[string]bool{}, bases: map[string]bool{}, packages: map[string]bool{}, imports: map[string]bool{}, symbols: map[string]bool{},
-		used: map[string]bool{}, tests: map[string]bool{}, strings: map[string]bool{}, testEnv: map[string]bool{}, targets: map[string]bool{},
+		used: map[string]bool{}, tests: map[string]bool{}, strings: map[string]bool{}, testEnv: map[string]bool{}, targets: map[string]bool{}, fields: map[string]bool{},
 	}
 	mod, err := fs.ReadFile(tree, "go.mod")
 	if err != nil {
@@ -146,6 +147,9 @@ func (s *source) read(tree fs.FS, name string) error {
 			}
 			if !test {
 				s.strings[value] = true
+				for _, m := range tagName.FindAllStringSubmatch(value, -1) {
+					s.fields[m[1]] = true
+				}
 			}
 			for _, v := range settingToken.FindAllString(value, -1) {
 				if strings.HasPrefix(v, testPrefix) {
@@ -157,6 +161,8 @@ func (s *source) read(tree fs.FS, name string) error {
 	})
 	return nil
 }
+
+var tagName = regexp.MustCompile(`\b(?:json|query|path|header):"([a-z0-9_]+)[",]`)
 
 const testPrefix = config.Prefix + "TEST_"
 

@@ -4,7 +4,9 @@ import (
 	"time"
 
 	"certctl/server/audit"
+	"certctl/server/cert"
 	"certctl/server/config"
+	"certctl/server/connector"
 	"certctl/server/fault"
 	"certctl/server/metric"
 	"certctl/server/migrate"
@@ -60,6 +62,55 @@ type Declared struct {
 	Retentions  []DeclaredRetention `json:"retentions" nullable:"false"`
 	Routes      []DeclaredRoute     `json:"routes" nullable:"false"`
 	Migrations  []migrate.Migration `json:"migrations" nullable:"false"`
+
+	CertStates    []DeclaredState      `json:"cert_states" nullable:"false"`
+	Reasons       []*cert.Reason       `json:"reasons" nullable:"false"`
+	Rules         []DeclaredWord       `json:"rules" nullable:"false"`
+	KeyAlgorithms []DeclaredWord       `json:"key_algorithms" nullable:"false"`
+	ExtKeyUsages  []DeclaredWord       `json:"ext_key_usages" nullable:"false"`
+	SANKinds      []DeclaredWord       `json:"san_kinds" nullable:"false"`
+	JobStates     []DeclaredState      `json:"job_states" nullable:"false"`
+	JobKinds      []DeclaredJobKind    `json:"job_kinds" nullable:"false"`
+	BulkActions   []DeclaredBulkAction `json:"bulk_actions" nullable:"false"`
+	IssuerTypes   []DeclaredIssuer     `json:"issuer_types" nullable:"false"`
+}
+
+// A DeclaredState is a state of a certificate or a job.
+type DeclaredState struct {
+	Name  string   `json:"name"`
+	Does  string   `json:"does"`
+	Moves []string `json:"moves" nullable:"false" doc:"what may follow"`
+}
+
+// A DeclaredWord is a name with what it means.
+type DeclaredWord struct {
+	Name string `json:"name"`
+	Does string `json:"does"`
+}
+
+// A DeclaredJobKind is a kind of job.
+type DeclaredJobKind struct {
+	Name       string `json:"name"`
+	Does       string `json:"does"`
+	Attempts   int    `json:"attempts"`
+	RetryEvery string `json:"retry_every" doc:"before the second attempt; it doubles from then on"`
+	Timeout    string `json:"timeout" doc:"of one attempt"`
+	Priority   int    `json:"priority" doc:"the smallest first"`
+}
+
+// A DeclaredBulkAction is what can be done to many certificates.
+type DeclaredBulkAction struct {
+	Name       string `json:"name"`
+	Does       string `json:"does"`
+	Permission string `json:"permission"`
+}
+
+// A DeclaredIssuer is a type of issuer.
+type DeclaredIssuer struct {
+	Name     string            `json:"name"`
+	Does     string            `json:"does"`
+	Can      []string          `json:"can" nullable:"false" doc:"what it can do beside signing"`
+	Settings []connector.Field `json:"settings" nullable:"false"`
 }
 
 // A DeclaredRole is a default role.

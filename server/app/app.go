@@ -17,11 +17,18 @@ import (
 	"certctl/migrations"
 	"certctl/server/audit"
 	"certctl/server/auth"
+	"certctl/server/bulk"
 	"certctl/server/config"
+	"certctl/server/inventory"
+	"certctl/server/issuance"
+	"certctl/server/issuer"
+	"certctl/server/job"
 	"certctl/server/metric"
 	"certctl/server/migrate"
 	"certctl/server/perm"
 	"certctl/server/pg"
+	"certctl/server/renewal"
+	"certctl/server/revocation"
 	"certctl/server/schedule"
 	"certctl/server/seal"
 	"certctl/server/store"
@@ -39,6 +46,15 @@ type App struct {
 	log      *zap.Logger
 	metrics  *metric.Set
 	access   *auth.Access
+
+	// The features. What they share is the registry of issuers and the queue.
+	inventory  *inventory.Inventory
+	issuance   *issuance.Issuance
+	renewals   *renewal.Renewals
+	revocation *revocation.Revocations
+	bulk       *bulk.Bulk
+	issuers    *issuer.Registry
+	jobs       *job.Runner
 
 	db       *pgxpool.Pool
 	trail    *audit.Log
@@ -69,6 +85,7 @@ func New(settings config.Values, build Build, log *zap.Logger) *App {
 		a.replica = fmt.Sprintf("%.48s-%d", host, os.Getpid())
 	}
 	a.metrics.Set(metric.BuildInfo, 1, build.Version)
+	a.wire()
 	a.Web = web.New(web.Options{
 		Version: build.Version,
 		MaxBody: config.MaxBodyBytes.In(settings),
@@ -80,6 +97,43 @@ func New(settings config.Values, build Build, log *zap.Logger) *App {
 		},
 	}, a.routes())
 	return a
+}
+
+// wire makes the features, which get their database and their key in Run.
+func (a *App) wire() {
+	a.issuers = &issuer.Registry{Types: issuerTypes, PKIURL: config.PKIURL.In(a.settings)}
+	a.jobs = &job.Runner{
+		Replica: a.replica, Concurrency: config.JobConcurrency.In(a.settings), Lease: config.JobLease.In(a.settings),
+		Every: config.JobProcessorEvery.In(a.settings), Metrics: a.metrics, Log: a.log,
+	}
+	a.inventory = &inventory.Inventory{Types: issuerTypes, Issuers: a.issuers}
+	a.issuance = &issuance.Issuance{Issuers: a.issuers, Metrics: a.metrics, Wake: a.jobs.Wake}
+	a.renewals = &renewal.Renewals{Replica: a.replica, Wake: a.jobs.Wake}
+	a.revocation = &revocation.Revocations{
+		Open: a.openIssuer, Metrics: a.metrics, Replica: a.replica, Validity: config.CRLValidity.In(a.settings),
+	}
+	a.bulk = &bulk.Bulk{Wake: a.jobs.Wake, Revoke: a.revocation.RevokeMany}
+	a.jobs.Workers = a.Workers()
+}
+
+// connect gives the features what wire could not.
+func (a *App) connect(db *pgxpool.Pool, box *seal.Box) {
+	a.db, a.access.DB = db, db
+	a.issuers.Box = box
+	a.jobs.DB = db
+	a.inventory.DB, a.inventory.Box = db, box
+	a.issuance.DB, a.issuance.Box = db, box
+	a.renewals.DB, a.revocation.DB, a.bulk.DB = db, db, db
+	a.revocation.Init()
+}
+
+// openIssuer opens the issuer with the id.
+func (a *App) openIssuer(ctx context.Context, q pg.Q, id string) (issuer.Issuer, error) {
+	s, err := store.SealedIssuer(ctx, q, id)
+	if err != nil {
+		return nil, err
+	}
+	return a.issuers.Open(s.ID, s.Type, s.Revision, s.Settings)
 }
 
 // Options are choices of one start, beside the settings.
@@ -107,12 +161,12 @@ func (a *App) Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	a.db, err = pg.Pool(url, a.replica, config.DatabaseMaxConnections.In(a.settings))
+	db, err := pg.Pool(url, a.replica, config.DatabaseMaxConnections.In(a.settings))
 	if err != nil {
 		return err
 	}
-	defer a.db.Close()
-	a.access.DB = a.db
+	defer db.Close()
+	a.connect(db, box)
 	if err := a.prepare(ctx, box, o); err != nil {
 		return err
 	}

@@ -6,8 +6,11 @@ import (
 	"certctl/migrations"
 	"certctl/server/api"
 	"certctl/server/audit"
+	"certctl/server/bulk"
+	"certctl/server/cert"
 	"certctl/server/config"
 	"certctl/server/fault"
+	"certctl/server/job"
 	"certctl/server/metric"
 	"certctl/server/migrate"
 	"certctl/server/perm"
@@ -55,7 +58,42 @@ func Declared() api.Declared {
 		panic(err) // the embedded files are part of the build, and a test reads them
 	}
 	d.Migrations = ms
+	declareLife(&d)
 	return d
+}
+
+// declareLife adds the tables of certificates and jobs.
+func declareLife(d *api.Declared) {
+	for _, s := range cert.States() {
+		d.CertStates = append(d.CertStates, api.DeclaredState{Name: s.Name, Does: s.Does, Moves: s.Moves})
+	}
+	d.Reasons = cert.Reasons()
+	for _, r := range cert.Rules() {
+		d.Rules = append(d.Rules, api.DeclaredWord{Name: r.Name, Does: r.Does})
+	}
+	for _, k := range cert.KeyAlgorithms() {
+		d.KeyAlgorithms = append(d.KeyAlgorithms, api.DeclaredWord{Name: k.Name, Does: k.Does})
+	}
+	for _, u := range cert.ExtKeyUsages() {
+		d.ExtKeyUsages = append(d.ExtKeyUsages, api.DeclaredWord{Name: u.Name, Does: u.Does})
+	}
+	for _, k := range cert.SANKinds() {
+		d.SANKinds = append(d.SANKinds, api.DeclaredWord{Name: k.Name, Does: k.Does})
+	}
+	for _, s := range job.States() {
+		d.JobStates = append(d.JobStates, api.DeclaredState{Name: s.Name, Does: s.Does, Moves: s.Moves})
+	}
+	for _, k := range job.Kinds() {
+		d.JobKinds = append(d.JobKinds, api.DeclaredJobKind{
+			Name: k.Name, Does: k.Does, Attempts: k.Attempts, RetryEvery: k.RetryEvery.String(), Timeout: k.Timeout.String(), Priority: k.Priority,
+		})
+	}
+	for _, b := range bulk.Actions() {
+		d.BulkActions = append(d.BulkActions, api.DeclaredBulkAction{Name: b.Name, Does: b.Does, Permission: b.Needs.Name})
+	}
+	for _, t := range issuerTypes {
+		d.IssuerTypes = append(d.IssuerTypes, api.DeclaredIssuer{Name: t.Name, Does: t.Does, Can: t.Can, Settings: t.Settings})
+	}
 }
 
 func (a *App) self() api.Replica {

@@ -9,7 +9,9 @@ import (
 
 	"certctl/server/audit"
 	"certctl/server/config"
+	"certctl/server/job"
 	"certctl/server/schedule"
+	"certctl/server/store"
 )
 
 // Loops binds every loop to the function that does one pass.
@@ -19,6 +21,24 @@ func (a *App) Loops() []schedule.Binding {
 			return a.trail.Sequence(ctx, p.Token, func(ctx context.Context, f func(pgx.Tx) error) error { return p.InTx(ctx, f) })
 		}),
 		schedule.AuditChainVerify.Do(a.verifyChain),
+		schedule.RenewalCheck.Do(func(ctx context.Context, _ *schedule.Pass) (int, error) { return a.renewals.Check(ctx) }),
+		schedule.JobProcessor.Do(func(ctx context.Context, p *schedule.Pass) (int, error) {
+			return a.jobs.Pass(a.itself(ctx), p.Stopping())
+		}).WokenBy(a.jobs.Woken()),
+		schedule.JobRetry.Do(func(ctx context.Context, _ *schedule.Pass) (int, error) {
+			n, err := job.Retry(ctx, a.db)
+			if n > 0 {
+				a.jobs.Wake()
+			}
+			return n, err
+		}),
+		schedule.JobTimeout.Do(func(ctx context.Context, _ *schedule.Pass) (int, error) { return a.jobs.Reclaim(a.itself(ctx)) }),
+		schedule.ShortLivedExpiryCheck.Do(func(ctx context.Context, p *schedule.Pass) (int, error) {
+			return a.inventory.Expire(a.itself(ctx), p.InTx)
+		}),
+		schedule.CRLGeneration.Do(func(ctx context.Context, _ *schedule.Pass) (int, error) {
+			return a.revocation.Generate(a.itself(ctx))
+		}),
 		schedule.Retention.Do(schedule.Prune(retentions, a.settings)),
 	}
 }
@@ -28,6 +48,14 @@ var retentions = []schedule.Retained{
 	{
 		Table: "loop_runs", Keep: config.LoopRunsKeep, Delete: schedule.DeleteRuns,
 		Does: "passes that have ended, counted from their start",
+	},
+	{
+		Table: "jobs", Keep: config.JobsKeep, Delete: job.DeleteFinished,
+		Does: "jobs that have ended, counted from their end, with the actions on many certificates that they did",
+	},
+	{
+		Table: "idempotency_keys", Keep: config.IdempotencyKeep, Delete: store.DeleteIdempotencyKeys,
+		Does: "answers to creates that named an idempotency key, counted from the answer",
 	},
 }
 

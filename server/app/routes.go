@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -15,9 +16,12 @@ import (
 	"certctl/server/audit"
 	"certctl/server/config"
 	"certctl/server/fault"
+	"certctl/server/job"
 	"certctl/server/metric"
 	"certctl/server/migrate"
+	"certctl/server/revocation"
 	"certctl/server/schedule"
+	"certctl/server/store"
 	"certctl/server/web"
 )
 
@@ -52,7 +56,78 @@ func (a *App) routes() []web.Binding {
 		api.ProveInclusion.Do(a.proveInclusion),
 		api.ProveConsistency.Do(a.proveConsistency),
 		api.VerifyLog.Do(a.verifyLog),
+
+		api.CreateTeam.Do(a.inventory.CreateTeam),
+		api.ListTeams.Do(a.inventory.Teams),
+		api.GetTeam.Do(a.inventory.Team),
+		api.UpdateTeam.Do(a.inventory.ChangeTeam),
+		api.DeleteTeam.Do(a.inventory.DeleteTeam),
+		api.CreateOwner.Do(a.inventory.CreateOwner),
+		api.ListOwners.Do(a.inventory.Owners),
+		api.GetOwner.Do(a.inventory.Owner),
+		api.UpdateOwner.Do(a.inventory.ChangeOwner),
+		api.DeleteOwner.Do(a.inventory.DeleteOwner),
+		api.CreatePolicy.Do(a.inventory.CreatePolicy),
+		api.ListPolicies.Do(a.inventory.Policies),
+		api.GetPolicy.Do(a.inventory.Policy),
+		api.UpdatePolicy.Do(a.inventory.ChangePolicy),
+		api.DeletePolicy.Do(a.inventory.DeletePolicy),
+		api.CreateProfile.Do(a.inventory.CreateProfile),
+		api.ListProfiles.Do(a.inventory.Profiles),
+		api.GetProfile.Do(a.inventory.Profile),
+		api.UpdateProfile.Do(a.inventory.ChangeProfile),
+		api.DeleteProfile.Do(a.inventory.DeleteProfile),
+		api.CreateIssuer.Do(a.inventory.CreateIssuer),
+		api.ListIssuers.Do(a.inventory.ListIssuers),
+		api.GetIssuer.Do(a.inventory.Issuer),
+		api.UpdateIssuer.Do(a.inventory.ChangeIssuer),
+		api.DeleteIssuer.Do(a.inventory.DeleteIssuer),
+		api.TestIssuer.Do(a.inventory.TestIssuer),
+
+		api.IssueCertificate.Do(a.issuance.Create),
+		api.IssueCertificates.Do(a.issuance.CreateMany),
+		api.ListCertificates.Do(a.inventory.Certificates),
+		api.GetCertificate.Do(a.inventory.Certificate),
+		api.UpdateCertificate.Do(a.inventory.ChangeCertificate),
+		api.ArchiveCertificate.Do(a.inventory.ArchiveCertificate),
+		api.ListVersions.Do(a.inventory.Versions),
+		api.ExportPEM.Do(a.inventory.Export),
+		api.ExportTrustStore.Do(a.inventory.ExportP12),
+		api.DownloadKey.Do(a.issuance.DownloadKey),
+		api.RenewCertificate.Do(a.renewals.Renew),
+		api.RevokeCertificate.Do(a.revocation.RevokeCertificate),
+		api.ReleaseCertificate.Do(a.revocation.ReleaseCertificate),
+		api.GetStats.Do(a.inventory.Stats),
+
+		api.PreviewBulk.Do(a.bulk.Preview),
+		api.StartBulk.Do(a.bulk.Start),
+		api.ListBulk.Do(a.bulk.List),
+		api.GetBulk.Do(a.bulk.Get),
+		api.ListBulkItems.Do(a.bulk.Items),
+		api.ResumeBulk.Do(a.bulk.Resume),
+		api.ListJobs.Do(a.listJobs),
+		api.GetJob.Do(a.getJob),
+		api.CancelJob.Do(a.cancelJob),
+		api.RetryJob.Do(a.retryJob),
+
+		api.ListCRLs.Do(a.listCRLs),
+		api.GetCRL.Do(a.public(a.revocation.ServeCRL)),
+		api.GetCA.Do(a.public(a.revocation.ServeCA)),
 	}
+}
+
+func (a *App) listCRLs(ctx context.Context, _ *api.Empty) (api.CRLs, error) {
+	return a.revocation.List(ctx, &revocation.ListCRLs{})
+}
+
+// public serves what relying parties fetch. f has written nothing if it
+// returns an error.
+func (a *App) public(f func(http.ResponseWriter, *http.Request) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := f(w, r); err != nil {
+			a.Web.Refuse(w, r, err)
+		}
+	})
 }
 
 // ready answers within two seconds, whatever the database does.
@@ -91,6 +166,45 @@ func (a *App) measure(r *http.Request) {
 		}
 		a.metrics.Set(metric.AuditIntact, value)
 		a.metrics.Set(metric.AuditVerifiedAt, when)
+	}
+	a.measureCertificates(ctx)
+	a.measureJobs(ctx)
+}
+
+// measureCertificates reads counts that the database has of certificates and of
+// revocation lists.
+func (a *App) measureCertificates(ctx context.Context) {
+	if counts, err := store.StateCounts(ctx, a.db); err == nil {
+		for state, n := range counts {
+			a.metrics.Set(metric.CertsByState, float64(n), state)
+		}
+	}
+	if counts, err := store.Ending(ctx, a.db); err == nil {
+		for days, n := range counts {
+			a.metrics.Set(metric.CertsEnding, float64(n), strconv.Itoa(days))
+		}
+	}
+	if lists, err := store.CRLStates(ctx, a.db); err == nil {
+		for _, l := range lists {
+			if l.AgeSeconds == nil {
+				continue // none was signed yet
+			}
+			a.metrics.Set(metric.CRLAge, *l.AgeSeconds, l.IssuerID)
+			a.metrics.Set(metric.CRLEntries, float64(l.Entries), l.IssuerID)
+			a.metrics.Set(metric.CRLNumber, float64(l.Number), l.IssuerID)
+		}
+	}
+}
+
+// measureJobs reads counts that the database has of jobs.
+func (a *App) measureJobs(ctx context.Context) {
+	if counts, err := job.Open(ctx, a.db); err == nil {
+		for _, c := range counts {
+			a.metrics.Set(metric.JobsByState, float64(c.Count), c.State)
+		}
+	}
+	if age, err := job.QueueAge(ctx, a.db); err == nil {
+		a.metrics.Set(metric.JobQueueAge, age.Seconds())
 	}
 }
 

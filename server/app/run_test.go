@@ -45,7 +45,13 @@ func settings(url string) config.Values {
 // run starts a server with further settings until the test ends.
 func run(t *testing.T, more config.Values) *running {
 	t.Helper()
-	r := serve(t, pgtest.URL(t), more)
+	return runOn(t, pgtest.URL(t), more)
+}
+
+// runOn is run on the database at url.
+func runOn(t *testing.T, url string, more config.Values) *running {
+	t.Helper()
+	r := serve(t, url, more)
 	in := &api.NewBootstrap{}
 	in.Body.Name, in.Body.Token = "administrator", bootstrapToken
 	key, err := client.Do(t.Context(), r.Client, api.Bootstrap, in)

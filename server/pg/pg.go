@@ -85,6 +85,7 @@ const (
 	UniqueViolation     = "23505"
 	ForeignKeyViolation = "23503"
 	UndefinedTable      = "42P01"
+	Refused             = "CC409" // by a guard of the schema, which says why
 )
 
 // unstorable are the codes of values that a column cannot hold, which only a
@@ -126,6 +127,20 @@ func Code(err error) string {
 	return ""
 }
 
+// Constraint returns the name of the constraint that err is a violation of, or
+// "".
+func Constraint(err error) string {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return e.ConstraintName
+	}
+	return ""
+}
+
+func refusal(err error) string {
+	e, _ := errors.AsType[*pgconn.PgError](err)
+	return e.Message
+}
+
 // Fault gives err the kind it has for the owner of what was read or written,
 // which what names for the caller ("certificate").
 func Fault(err error, what string) error {
@@ -138,6 +153,8 @@ func Fault(err error, what string) error {
 		kind, msg = fault.NotFound, what+" not found"
 	case Code(err) == UniqueViolation:
 		kind, msg = fault.Conflict, what+" already exists"
+	case Code(err) == Refused:
+		kind, msg = fault.Conflict, refusal(err)
 	case Code(err) == ForeignKeyViolation:
 		kind, msg = fault.Invalid, what+" refers to something that does not exist"
 	case unavailable(err):

@@ -52,19 +52,35 @@ func All() []*Loop { return loops.Rows() }
 type Binding struct {
 	Loop *Loop
 	Run  func(context.Context, *Pass) (int, error)
+
+	wake <-chan struct{}
 }
 
 // Do binds run to l.
-func (l *Loop) Do(run func(context.Context, *Pass) (int, error)) Binding { return Binding{l, run} }
+func (l *Loop) Do(run func(context.Context, *Pass) (int, error)) Binding {
+	return Binding{Loop: l, Run: run}
+}
+
+// WokenBy returns a binding whose next pass begins as soon as c gives
+// something. A one-replica loop takes no notice: it is due when its lease says.
+func (b Binding) WokenBy(c <-chan struct{}) Binding {
+	b.wake = c
+	return b
+}
 
 // A Pass is one run of a loop.
 type Pass struct {
 	Token int64 // the fencing token; 0 for a loop that runs on every replica
 
-	db   *pgxpool.Pool
-	loop string
-	ttl  time.Duration
+	db       *pgxpool.Pool
+	loop     string
+	ttl      time.Duration
+	stopping <-chan struct{}
 }
+
+// Stopping is closed once the runner was told to stop: a pass that has more to
+// do ends soon after, and leaves the rest. Its context ends later, if it does not.
+func (p *Pass) Stopping() <-chan struct{} { return p.stopping }
 
 // ErrLost says that another replica may hold the loop by now. Nothing that the
 // pass tried to write after losing it has landed.
@@ -133,11 +149,16 @@ var Outcomes = []string{outcomeOK, outcomeFail, outcomeLost}
 // slow pass only delays its own next one.
 func (r *Runner) repeat(ctx, hard context.Context, b Binding) {
 	every := b.Loop.Every.In(r.Settings)
+	wake := b.wake
+	if b.Loop.HA == OneReplica {
+		wake = nil
+	}
 	wait := time.Duration(0)
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-wake:
 		case <-time.After(wait):
 		}
 		if ctx.Err() != nil {
@@ -175,7 +196,7 @@ func (r *Runner) take(ctx, hard context.Context, b Binding, every time.Duration)
 	case token == nil:
 		return jitter(min(max(wait, ttl/20), longestSleep))
 	}
-	p := &Pass{Token: *token, db: r.DB, loop: b.Loop.Name, ttl: ttl}
+	p := &Pass{Token: *token, db: r.DB, loop: b.Loop.Name, ttl: ttl, stopping: ctx.Done()}
 	stop := r.keep(pass, lose, p, trust)
 	acted, took, err := r.pass(pass, b, p)
 	stop()
@@ -234,7 +255,7 @@ func (r *Runner) everywhere(ctx, hard context.Context, b Binding) {
 		}
 		return
 	}
-	p := &Pass{db: r.DB, loop: b.Loop.Name}
+	p := &Pass{db: r.DB, loop: b.Loop.Name, stopping: ctx.Done()}
 	acted, took, err := r.pass(hard, b, p)
 	r.finish(hard, p, end, pgx.StrictNamedArgs{"id": id, "acted": acted, "error": message(err)})
 	r.report(b, acted, took, err)

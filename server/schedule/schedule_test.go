@@ -295,6 +295,70 @@ func TestShutdownLetsAPassFinish(t *testing.T) {
 	}
 }
 
+func TestPassIsToldThatTheRunnerStops(t *testing.T) {
+	t.Parallel()
+	for _, ha := range []schedule.HA{schedule.OneReplica, schedule.Claimed} {
+		t.Run("of a loop that is "+string(ha), func(t *testing.T) {
+			t.Parallel()
+			pool := pgtest.DB(t)
+			loop := leased(t, pool, config.RetentionEvery)
+			loop.HA = ha
+			begun := make(chan struct{})
+			stop := replica(t, pool, "a", loop.Do(func(ctx context.Context, p *schedule.Pass) (int, error) {
+				select {
+				case <-p.Stopping():
+					t.Error("it is told before")
+				default:
+				}
+				close(begun)
+				<-p.Stopping()
+				return 1, ctx.Err()
+			}))
+			<-begun
+			stop()
+			if all := runs(t, pool); len(all) != 1 || all[0].Error != "" || all[0].Acted != 1 {
+				t.Errorf("the pass ended as %+v, want it to end by itself", all)
+			}
+		})
+	}
+}
+
+func TestLoopIsWoken(t *testing.T) {
+	t.Parallel()
+	begin := func(t *testing.T, ha schedule.HA) (wake chan struct{}, passes *atomic.Int64) {
+		t.Helper()
+		pool := pgtest.DB(t)
+		loop := leased(t, pool, config.RetentionEvery) // an hour
+		loop.HA = ha
+		wake, passes = make(chan struct{}, 1), &atomic.Int64{}
+		replica(t, pool, "a", loop.Do(func(context.Context, *schedule.Pass) (int, error) {
+			passes.Add(1)
+			return 0, nil
+		}).WokenBy(wake))
+		pgtest.Eventually(t, "the first pass", func() bool { return passes.Load() == 1 })
+		wake <- struct{}{}
+		return wake, passes
+	}
+
+	t.Run("before its time if it runs on every replica", func(t *testing.T) {
+		t.Parallel()
+		wake, passes := begin(t, schedule.Claimed)
+		pgtest.Eventually(t, "the second pass", func() bool { return passes.Load() == 2 })
+		wake <- struct{}{}
+		pgtest.Eventually(t, "the third pass", func() bool { return passes.Load() == 3 })
+	})
+
+	t.Run("by nothing but its lease if it runs on one", func(t *testing.T) {
+		t.Parallel()
+		wake, _ := begin(t, schedule.OneReplica)
+		select {
+		case wake <- struct{}{}:
+			t.Error("the runner took it")
+		case <-time.After(ttl):
+		}
+	})
+}
+
 func TestRetentionDeletesOldRunsInBatches(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.DB(t)

@@ -1,0 +1,4 @@
+package probe
+
+// Breaches has a request for each rule.
+var Breaches = breaches
