@@ -20,7 +20,7 @@ var (
 		judgeRules, "cert.Profile.Approve", "cert.Profile.Validate", "cert.Rules")
 	LeaseFences = statement("jobs/lease",
 		"A replica whose job was taken from it while it was doing it cannot write the result.",
-		judgeLease, "job.Task.Complete", "job.Runner.Pass", "job.Runner.Reclaim")
+		judgeLease, "job.Task.Complete", "job.Runner.Pass")
 )
 
 // CertificatesSeen are certificates as a server answers with them, and what

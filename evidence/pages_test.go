@@ -64,7 +64,8 @@ func inputs(t *testing.T) evidence.Inputs {
 			Migrations: []migrate.Migration{{Version: "0001_scans", SHA256: "aa"}, {Version: "0002_more", SHA256: "bb", ReadableFrom: "0001"}},
 
 			CertStates: []api.DeclaredState{
-				{Name: "asked", Does: "It was *asked* for.", Moves: []string{"good", "gone"}}, {Name: "good", Does: "It is good.", Moves: []string{"gone"}},
+				{Name: "asked", Does: "It was *asked* for.", Moves: []string{"good", "gone"}},
+				{Name: "good", Does: "It is good.", Moves: []string{"gone"}},
 				{Name: "gone", Does: "It is gone."},
 			},
 			Reasons:       []*cert.Reason{{Name: "lostKey", Code: 1, Does: "The key is lost."}},

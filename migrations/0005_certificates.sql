@@ -42,17 +42,19 @@ create unique index certificates_name_is_taken on certificates (name) where stat
 create index certificates_by_created_at on certificates (created_at, id);
 create index certificates_by_updated_at on certificates (updated_at, id);
 create index certificates_by_not_after on certificates ((coalesce(not_after, 'infinity'::timestamptz)), id);
-create index certificates_by_name on certificates (name, id);
-create index certificates_by_common_name on certificates (common_name, id);
+create index certificates_by_name on certificates (name collate "C", id);
+create index certificates_by_common_name on certificates (common_name collate "C", id);
 create index certificates_by_state on certificates (state, created_at, id);
+create index certificates_by_environment on certificates (environment, created_at, id);
 create index certificates_by_owner on certificates (owner_id, created_at, id);
 create index certificates_by_team on certificates (team_id, created_at, id);
 create index certificates_by_issuer on certificates (issuer_id, created_at, id);
 create index certificates_by_profile on certificates (profile_id, created_at, id);
 create index certificates_by_policy on certificates (policy_id, created_at, id);
 create index certificates_by_tags on certificates using gin (tags jsonb_path_ops);
+create index certificates_by_sans on certificates using gin (sans);
 create index certificates_due on certificates (renew_at) where state in ('active', 'expired') and renew_at is not null;
-create index certificates_ending on certificates (not_after) where state in ('active', 'held');
+create index certificates_ending on certificates (not_after) include (state) where state in ('active', 'held');
 
 -- Certificates that lead from a leaf to the root, which is left out.
 create table chains (
@@ -74,11 +76,13 @@ create table certificate_versions (
     job_id         text, -- that issued it; null if a request did
     created_at     timestamptz not null default clock_timestamp(),
     primary key (certificate_id, number),
-    constraint certificate_versions_serial_is_used_once unique (issuer_id, serial),
+    constraint certificate_versions_serial_is_used_once unique (serial, issuer_id),
     constraint certificate_versions_serial_form check (serial ~ '^(0[1-9a-f]|[1-9a-f][0-9a-f])([0-9a-f]{2}){0,19}$'),
     constraint certificate_versions_counts_from_one check (number > 0),
     constraint certificate_versions_fingerprint_is_sha256 check (length(fingerprint) = 32)
 );
+create index certificate_versions_by_fingerprint on certificate_versions (fingerprint);
+create index certificate_versions_by_created_at on certificate_versions (created_at);
 create unique index certificate_versions_one_per_job on certificate_versions (job_id) where job_id is not null;
 
 alter table certificates add constraint certificates_version_exists

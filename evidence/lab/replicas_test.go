@@ -135,9 +135,9 @@ func start(t *testing.T) *replicas {
 	return r
 }
 
-func (r *replicas) add() *lab.Replica {
+func (r *replicas) add() {
 	r.t.Helper()
-	return r.run(map[string]string{
+	r.run(map[string]string{
 		config.LeaseTTL.Name:              leaseTTL.String(),
 		config.AuditSequenceEvery.Name:    "20ms",
 		config.AuditChainVerifyEvery.Name: "50ms",

@@ -32,7 +32,7 @@ import (
 )
 
 // issuers are the names of those that sign what is made to be looked at.
-var issuers = []string{"first", "second"}
+var issuers = []string{"the first issuer", "the second issuer"}
 
 // What is made to be looked at.
 const (

@@ -186,8 +186,12 @@ func TestManyAtOnceAreIssuedOrRefusedEach(t *testing.T) {
 	request := estate(t, r)
 	in := &api.NewCertificates{}
 	for _, tt := range []struct{ name, san, csr, owner string }{
-		{"a", "a.example.com", "", ""}, {"a", "b.example.com", "", ""}, {"c", "not a name", "", ""}, {"d", "d.example.com", "", "nobody"},
-		{"e", "", "nonsense", ""}, {"f", "f.example.com", "", ""},
+		{"a", "a.example.com", "", ""},
+		{"a", "b.example.com", "", ""},
+		{"c", "not a name", "", ""},
+		{"d", "d.example.com", "", "nobody"},
+		{"e", "", "nonsense", ""},
+		{"f", "f.example.com", "", ""},
 	} {
 		one := request
 		one.Name, one.CSR = tt.name, tt.csr

@@ -276,14 +276,14 @@ func whole(der []byte, v any) bool {
 func (a *asked) readSANs(der cryptobyte.String) (named, ok bool) {
 	var list cryptobyte.String
 	if !der.ReadASN1(&list, cryptobyteasn1.SEQUENCE) || !der.Empty() {
-		return false, false
+		return true, false
 	}
 	places := map[*SANKind]int{}
 	for n := 0; !list.Empty(); n++ {
 		var value cryptobyte.String
 		var tag cryptobyteasn1.Tag
 		if !list.ReadAnyASN1(&value, &tag) {
-			return named, false
+			return true, false
 		}
 		if n == maxSANs {
 			a.tooMany("body.csr")

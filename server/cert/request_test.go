@@ -165,6 +165,7 @@ func TestRulesRefuseWhatBreaksThem(t *testing.T) {
 		{name: "a CSR in PEM", request: cert.Request{CSR: encode(good, "CERTIFICATE REQUEST")}},
 		{name: "a CSR of an old tool", request: cert.Request{CSR: encode(good, "NEW CERTIFICATE REQUEST")}},
 		{name: "a CSR with words around it", request: cert.Request{CSR: slices.Concat([]byte("request:\r\n"), encode(good, "CERTIFICATE REQUEST"), []byte(" \r\n"))}},
+		{name: "a CSR in DER that holds PEM", request: cert.Request{CSR: csr(t, x509.CertificateRequest{Subject: pkix.Name{Organization: []string{string(encode(other, "CERTIFICATE REQUEST"))}}, DNSNames: []string{"a.example"}})}},
 		{name: "a key of the server", request: names("a.example")},
 		{name: "an algorithm of the profile", request: cert.Request{SANs: []string{"a.example"}, KeyAlgorithm: "ed25519"}},
 
@@ -180,6 +181,9 @@ func TestRulesRefuseWhatBreaksThem(t *testing.T) {
 		{name: "half a CSR", request: cert.Request{CSR: good[:len(good)/2]}, want: []string{"csr csr-form"}},
 		{name: "a CSR that is too large", request: cert.Request{CSR: append(bytes.Repeat([]byte("x\n"), 32<<10), encode(good, "CERTIFICATE REQUEST")...)}, want: []string{"csr csr-form"}},
 		{name: "an extension twice", request: cert.Request{CSR: twice(t)}, want: []string{"csr csr-form"}},
+		{name: "names with something behind them", request: cert.Request{CSR: csr(t, x509.CertificateRequest{ExtraExtensions: []pkix.Extension{
+			{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: append(marshal(t, []asn1.RawValue{general(2, "a.example")}), 0)},
+		}})}, want: []string{"csr csr-form"}},
 		{name: "an address of five bytes", request: cert.Request{CSR: withSANs(t, general(7, "12345"))}, want: []string{"csr csr-form"}},
 
 		{name: "a signature that is forged", request: cert.Request{CSR: forged}, want: []string{"csr csr-signature"}},
@@ -203,6 +207,7 @@ func TestRulesRefuseWhatBreaksThem(t *testing.T) {
 		{name: "a purpose that the profile has not", request: cert.Request{CSR: withExtension(t, eku, marshal(t, []asn1.ObjectIdentifier{{1, 3, 6, 1, 5, 5, 7, 3, 2}, {1, 3, 6, 1, 5, 5, 7, 3, 3}}))}, want: []string{"csr ext-key-usage"}},
 		{name: "any purpose", request: cert.Request{CSR: withExtension(t, eku, marshal(t, []asn1.ObjectIdentifier{{2, 5, 29, 37, 0}}))}, want: []string{"csr ext-key-usage"}},
 		{name: "a purpose where the profile has none", profile: only(usages), request: cert.Request{CSR: withExtension(t, eku, marshal(t, []asn1.ObjectIdentifier{{1, 3, 6, 1, 5, 5, 7, 3, 2}}))}, want: []string{"csr ext-key-usage"}},
+		{name: "purposes with something behind them", request: cert.Request{CSR: withExtension(t, eku, append(marshal(t, []asn1.ObjectIdentifier{{1, 3, 6, 1, 5, 5, 7, 3, 2}}), 0))}, want: []string{"csr csr-form"}},
 		{name: "purposes that are none", request: cert.Request{CSR: withExtension(t, eku, []byte("x"))}, want: []string{"csr csr-form"}},
 
 		{name: "names beside a CSR", request: cert.Request{CSR: good, SANs: []string{"a.example"}}, want: []string{"sans csr-alone"}},

@@ -253,7 +253,7 @@ func (s *Issuance) prepare(ctx context.Context, r Request, found *store.Referred
 	if _, ok := authority.(issuer.Immediate); !ok || r.Queued {
 		return nil // a job makes its own key
 	}
-	issued, err := s.sign(ctx, o.issuer.ID, func() (issuer.Issued, error) { return authority.Issue(ctx, order) })
+	issued, err := s.sign(o.issuer.ID, func() (issuer.Issued, error) { return authority.Issue(ctx, order) })
 	if err != nil {
 		return err
 	}
@@ -268,7 +268,7 @@ func unknown(field, what, path string) error {
 }
 
 // sign measures f, which has an issuer sign.
-func (s *Issuance) sign(ctx context.Context, issuerID string, f func() (issuer.Issued, error)) (issuer.Issued, error) {
+func (s *Issuance) sign(issuerID string, f func() (issuer.Issued, error)) (issuer.Issued, error) {
 	begin := time.Now()
 	issued, err := f()
 	s.Metrics.Observe(metric.SignSeconds, time.Since(begin).Seconds(), issuerID)

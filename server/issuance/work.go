@@ -76,7 +76,7 @@ func (s *Issuance) attempt(ctx context.Context, t *job.Task, c store.ToIssue, ki
 	if err != nil {
 		return err
 	}
-	issued, err := s.sign(ctx, c.Issuer.ID, func() (issuer.Issued, error) { return ask(ctx, authority, c, before.Order, order) })
+	issued, err := s.sign(c.Issuer.ID, func() (issuer.Issued, error) { return ask(ctx, authority, c, before.Order, order) })
 	if pending, ok := errors.AsType[*issuer.Pending](err); ok {
 		return s.wait(ctx, t, pending, key, keyPurpose(t.CertificateID, number))
 	}

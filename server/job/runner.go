@@ -124,7 +124,7 @@ func (r *Runner) Pass(ctx context.Context, stopping <-chan struct{}) (int, error
 		if free := r.Concurrency - under; look && free > 0 && claiming && ctx.Err() == nil && !closed(stopping) {
 			var tasks []*Task
 			tasks, failed = r.claim(ctx, free)
-			look = len(tasks) == free
+			look = false
 			under += len(tasks)
 			for _, t := range tasks {
 				s.add(t)

@@ -43,7 +43,8 @@ type CertFilter struct {
 // certificateMatches is the condition of a row c of certificates that a filter
 // selects. Statements with it are planned with their arguments
 // (pgx.QueryExecModeExec): what is not asked for is no condition then, and what
-// is finds its index.
+// is finds its index. A name, a serial number and a fingerprint are looked up
+// first: PostgreSQL would guess that many certificates have them.
 const certificateMatches = `
 	(@any_state or c.state <> 'archived')
 	and (@state::text = '' or c.state = @state)
@@ -57,7 +58,7 @@ const certificateMatches = `
 	and (@tags::text = '{}' or c.tags @> @tags::text::jsonb)
 	and (@name_prefix::text = '' or c.name collate "C" ^@ @name_prefix)
 	and (@common_name::text = '' or c.common_name collate "C" = @common_name)
-	and (cardinality(@sans::text[]) = 0 or c.sans && @sans)
+	and (cardinality(@sans::text[]) = 0 or c.id = any(array(select s.id from certificates s where s.sans @> @sans)))
 	and (@serial::text = '' or c.id = any(array(
 		select v.certificate_id from certificate_versions v where v.serial = @serial)))
 	and (@fingerprint::bytea = '' or c.id = any(array(
@@ -98,7 +99,11 @@ func (f CertFilter) args() (pgx.StrictNamedArgs, error) {
 		args["tags"] = string(tags)
 	}
 	if f.SAN != "" {
-		args["sans"] = []string{f.SAN, "dns:" + strings.ToLower(f.SAN), "ip:" + f.SAN, "email:" + f.SAN, "uri:" + f.SAN}
+		names, wrong := cert.ParseNames([]string{f.SAN})
+		if len(wrong) > 0 {
+			return nil, fault.New(fault.Invalid, "query.san is no name that a certificate could have; give one as a.example or ip:192.0.2.1")
+		}
+		args["sans"] = names.Text()
 	}
 	if f.Serial != "" {
 		n, ok := cert.ParseSerial(f.Serial)

@@ -295,6 +295,7 @@ func TestListRefusesWhatItCannotRead(t *testing.T) {
 		{"an order that is none", store.CertFilter{}, store.CertPage{Sort: "serial"}, "query.sort"},
 		{"a state that is none", store.CertFilter{States: []string{"lost"}}, store.CertPage{}, "query.state"},
 		{"a serial number that is none", store.CertFilter{Serial: "xyz"}, store.CertPage{}, "query.serial"},
+		{"a name that is none", store.CertFilter{SAN: "a b"}, store.CertPage{}, "query.san"},
 		{"a fingerprint that is too short", store.CertFilter{Fingerprint: "abcd"}, store.CertPage{}, "query.fingerprint"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

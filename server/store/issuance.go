@@ -59,7 +59,8 @@ const (
 // given names refer to.
 func Refer(ctx context.Context, db interface {
 	SendBatch(context.Context, *pgx.Batch) pgx.BatchResults
-}, refs []Refs, names []string) (*Referred, error) {
+}, refs []Refs, names []string,
+) (*Referred, error) {
 	var owners, teams, issuers, profiles, policies []string
 	for _, r := range refs {
 		owners, teams, issuers = append(owners, r.OwnerID), append(teams, r.TeamID), append(issuers, r.IssuerID)
@@ -320,7 +321,8 @@ type ToIssue struct {
 // renew a certificate.
 func CertificateToIssue(ctx context.Context, db interface {
 	SendBatch(context.Context, *pgx.Batch) pgx.BatchResults
-}, id string) (ToIssue, error) {
+}, id string,
+) (ToIssue, error) {
 	var t ToIssue
 	b := &pgx.Batch{}
 	b.Queue(`
