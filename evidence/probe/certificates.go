@@ -26,7 +26,6 @@ import (
 	"certctl/server/client"
 	"certctl/server/issuer/local"
 	"certctl/server/job"
-	"certctl/server/revocation"
 	"certctl/server/store"
 	"certctl/server/web"
 )
@@ -175,7 +174,7 @@ func (s *Site) move(ctx context.Context, out api.IssuedCertificates, profiles []
 			if profiles[i%len(profiles)].unlisted {
 				continue
 			}
-			in := &api.NewRevocation{Body: &revocation.Why{Reason: reason.Name}}
+			in := &api.NewRevocation{Body: &api.Why{Reason: reason.Name}}
 			in.ID = c.ID
 			if _, err := client.Do(ctx, s.Admin, api.RevokeCertificate, in); err != nil {
 				return err

@@ -7,10 +7,8 @@ import (
 	"certctl/evidence/lab"
 	"certctl/server/api"
 	"certctl/server/audit"
-	"certctl/server/bulk"
 	"certctl/server/cert"
 	"certctl/server/issuer/local"
-	"certctl/server/revocation"
 )
 
 // around are the steps with what stands around certificates. Nothing belongs to
@@ -80,10 +78,10 @@ func (s *Site) life(ctx context.Context) ([]step, error) {
 	one, change, key, hold, revoke := &api.OneCertificate{}, &api.CertificateChange{}, &api.KeyDownload{}, &api.NewRevocation{}, &api.NewRevocation{}
 	environment := "laboratory"
 	change.Body.Environment = &environment
-	hold.Body, revoke.Body = &revocation.Why{Reason: cert.CertificateHold.Name}, &revocation.Why{Reason: cert.KeyCompromise.Name}
+	hold.Body, revoke.Body = &api.Why{Reason: cert.CertificateHold.Name}, &api.Why{Reason: cert.KeyCompromise.Name}
 	release, renew, failed, waiting := &api.OneToRelease{}, &api.OneToRenew{}, &api.OneJob{}, &api.OneJob{}
 	many := &api.NewBulk{}
-	many.Body.Action, many.Body.OwnerID = bulk.Reassign.Name, request.OwnerID
+	many.Body.Action, many.Body.OwnerID = api.BulkReassign.Name, request.OwnerID
 	ends := ""
 	first := func(c api.IssuedCertificate) {
 		id := c.Certificate.ID

@@ -79,7 +79,7 @@ var breaches = map[*cert.Rule]breach{
 	cert.RuleSANKind:        {profile: func(p *api.NewProfile) { p.Body.SANKinds = &[]string{cert.IPAddress.Name} }},
 	cert.RuleNameForm:       {request: sans("-a." + inside)},
 	cert.RuleNameConfusable: {request: sans("\u0430bc." + inside)}, // its first letter is Cyrillic
-	//cert.RuleWildcard:       {request: sans("*." + inside)},
+	cert.RuleWildcard:       {request: sans("*." + inside)},
 	cert.RuleDNSPattern:     {request: sans(outsideName)},
 	cert.RuleIPRange:        {request: sans("198.51.100.1")},
 	cert.RuleURIPrefix:      {request: sans("spiffe://" + outsideName + "/a")},

@@ -124,6 +124,8 @@ type (
 type (
 	// NewBulk asks for an action on many certificates.
 	NewBulk = bulk.New
+	// BulkBody says what to do to which certificates.
+	BulkBody = bulk.Body
 	// BulkPreview says what an action would do.
 	BulkPreview = bulk.Preview
 	// BulkOperation is an action with how far it has come.
@@ -138,4 +140,11 @@ type (
 	BulkItemQuery = bulk.ItemQuery
 	// BulkItemPage says what became of certificates.
 	BulkItemPage = bulk.ItemPage
+)
+
+// The actions on many certificates.
+var (
+	BulkRenew    = bulk.Renew
+	BulkRevoke   = bulk.Revoke
+	BulkReassign = bulk.Reassign
 )

@@ -201,7 +201,7 @@ var (
 	UpdatePolicy = typed[PolicyChange, Policy](&web.Route{
 		Name: "update-renewal-policy", Method: http.MethodPatch, Path: "/api/v1/renewal-policies/{id}",
 		Does:  "changes the given fields of a renewal policy",
-		Needs: perm.PolicyEdit,
+		Needs: perm.PolicyEdit, Timeout: 5 * time.Minute,
 	})
 	DeletePolicy = typed[ByID, web.Nothing](&web.Route{
 		Name: "delete-renewal-policy", Method: http.MethodDelete, Path: "/api/v1/renewal-policies/{id}",

@@ -58,10 +58,19 @@ func (a *App) retryJob(ctx context.Context, in *api.OneJob) (api.Job, error) {
 func (a *App) changeJob(ctx context.Context, id string, action *audit.Action, change func(context.Context, pg.Q, string) (job.Job, error), also func(context.Context, pgx.Tx, job.Job) error) (api.Job, error) {
 	var j job.Job
 	err := pg.InTx(ctx, a.db, func(tx pgx.Tx) (err error) {
-		if j, err = change(ctx, tx, id); err != nil {
+		if j, err = job.ByID(ctx, tx, id); err != nil {
 			return err
 		}
-		if err := also(ctx, tx, j); err != nil {
+		// The job's row changes last: whoever has the certificate waits for it.
+		if j.CertificateID != nil {
+			if err := store.LockCertificates(ctx, tx, []string{*j.CertificateID}); err != nil {
+				return err
+			}
+			if err := also(ctx, tx, j); err != nil {
+				return err
+			}
+		}
+		if j, err = change(ctx, tx, id); err != nil {
 			return err
 		}
 		return audit.Write(ctx, tx, audit.Event{

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"certctl/server/api"
+	"certctl/server/client"
 	"certctl/server/config"
 	"certctl/server/metric"
 	"certctl/server/pg/pgtest"
@@ -31,7 +32,16 @@ func (r *running) scrape(t *testing.T) []string {
 
 func TestScrapeHasTheDeclaredNamesAlone(t *testing.T) {
 	t.Parallel()
-	r := run(t, nil)
+	r := run(t, config.Values{config.CRLGenerationEvery.Name: 50 * time.Millisecond})
+	// What has a label of an issuer shows once there is one that did something.
+	in := &api.NewCertificate{Body: estate(t, r)}
+	for _, san := range []string{"a.example.com", "not a name"} {
+		in.Body.Name, in.Body.SANs = san, []string{san}
+		_, _ = client.Do(t.Context(), r.Client, api.IssueCertificate, in) // the second is refused
+	}
+	pgtest.Eventually(t, "a revocation list is signed", func() bool {
+		return slices.ContainsFunc(r.scrape(t), func(line string) bool { return strings.HasPrefix(line, metric.CRLNumber.Name) })
+	})
 	families := map[string]bool{}
 	for _, m := range metric.All() {
 		families[m.Name] = false

@@ -59,9 +59,12 @@ func (p *Profile) Approve(r Request) (Order, crypto.Signer, error) {
 		f.add(RuleValidity, "body.validity_seconds", "is less than a minute, or more than the profile's max_validity_seconds; choose one between, or leave it out")
 	}
 	for _, name := range p.ExtKeyUsages {
-		if u, ok := ExtKeyUsageNamed(name); ok {
-			order.Usages = append(order.Usages, u.X509)
+		u, ok := ExtKeyUsageNamed(name)
+		if !ok { // a certificate without any purpose is good for all
+			f.add(RuleProfileForm, "body.profile_id", "is a profile with a purpose that this replica does not know; finish the upgrade, or choose another")
+			continue
 		}
+		order.Usages = append(order.Usages, u.X509)
 	}
 	a := asked{findings: &f, limits: limitsOf(p, &findings{})}
 	if len(r.CSR) > 0 {

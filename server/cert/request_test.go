@@ -171,6 +171,8 @@ func TestRulesRefuseWhatBreaksThem(t *testing.T) {
 
 		{name: "a profile that is not enabled", profile: func(p *cert.Profile) { p.Enabled = false }, request: names("a.example"), want: []string{"profile_id profile-disabled"}},
 
+		{name: "a profile of a newer replica", profile: only(usages, "newer"), request: names("a.example"), want: []string{"profile_id profile-form"}},
+
 		{name: "no PEM", request: cert.Request{CSR: []byte("x")}, want: []string{"csr csr-form"}},
 		{name: "PEM of a certificate", request: cert.Request{CSR: encode(good, "CERTIFICATE")}, want: []string{"csr csr-form"}},
 		{name: "PEM of a key", request: cert.Request{CSR: encode(good, "PRIVATE KEY")}, want: []string{"csr csr-form"}},

@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"software.sslmate.com/src/go-pkcs12"
@@ -22,7 +23,7 @@ type KeyDownload struct {
 	Body struct {
 		Format   string `json:"format,omitempty" enum:"pem,pkcs12" default:"pem" doc:"pem: PKCS#8; pkcs12: one file with the key, the certificate and its chain"`
 		Password string `json:"password,omitempty" maxLength:"1024" doc:"of the PKCS#12 file"`
-		Version  int    `json:"version,omitempty" minimum:"1" doc:"the current one without it"`
+		Version  int    `json:"version,omitempty" minimum:"1" maximum:"2147483647" doc:"the current one without it"`
 	}
 }
 
@@ -44,6 +45,9 @@ const minPassword = 8
 func (s *Issuance) DownloadKey(ctx context.Context, in *KeyDownload) (DownloadedKey, error) {
 	if in.Body.Format == "pkcs12" && len(in.Body.Password) < minPassword {
 		return DownloadedKey{}, fault.New(fault.Invalid, "body.password has fewer than %d characters; it encrypts the PKCS#12 file", minPassword)
+	}
+	if strings.ContainsFunc(in.Body.Password, func(r rune) bool { return r > 0xFFFF }) {
+		return DownloadedKey{}, fault.New(fault.Invalid, "body.password has a character that PKCS#12 cannot hold (beyond U+FFFF); choose another password")
 	}
 	if in.Body.Format != "pkcs12" && in.Body.Password != "" {
 		return DownloadedKey{}, fault.New(fault.Invalid, "body.password encrypts nothing in this format; choose pkcs12, or leave it out")

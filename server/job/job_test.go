@@ -381,7 +381,7 @@ func TestList(t *testing.T) {
 	}
 
 	t.Run("refuses what is no cursor", func(t *testing.T) {
-		for _, after := range []string{"x", "!", "eA", "MjAyMC0wMS0wMQ", "MjAyMC0wMS0wMVQwMDowMDowMFoA"} {
+		for _, after := range []string{"x", "!", "eA", "MjAyMC0wMS0wMQ", "bm93IGo", "MjAyMC0wMS0wMVQwMDowMDowMFoA"} {
 			if _, err := job.List(t.Context(), pool, job.Filter{After: after}, 7); fault.Of(err) != fault.Invalid || !strings.Contains(err.Error(), "query.after") {
 				t.Errorf("%q gets %v", after, err)
 			}

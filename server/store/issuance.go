@@ -202,7 +202,11 @@ const insertCertificates = `
 	left join json_to_recordset(@versions::text::json) v (
 		certificate_id text, number integer, serial text, fingerprint bytea, not_before timestamptz, not_after timestamptz)
 		on v.certificate_id = r.id
-	left join renewal_policies p on p.id = r.policy_id`
+	left join (
+		select id, auto_renew, renew_before_seconds from renewal_policies
+		where id in (select policy_id from json_to_recordset(@certificates::text::json) k (policy_id text))
+		for key share -- waits for a change of the policy, and sees it
+	) p on p.id = r.policy_id`
 
 const insertVersions = `
 	with v as materialized (
@@ -277,6 +281,10 @@ func (v *Signed) DERs() [][]byte {
 // one. It reports false, and writes nothing, if the certificate has another
 // version by now, or is in a state that is not issued.
 func AddVersion(ctx context.Context, q pg.Q, v Signed) (bool, error) {
+	// A change of the policy that holds the row is waited for, and then seen.
+	if _, err := q.Exec(ctx, `select from certificates where id = $1 for no key update`, v.CertificateID); err != nil {
+		return false, pg.Fault(err, "certificate")
+	}
 	tag, err := q.Exec(ctx, `
 		update certificates c
 		set state = 'active', version = @number, serial = @serial, fingerprint = @fingerprint,
