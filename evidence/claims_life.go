@@ -71,6 +71,9 @@ func LeavesVerify(issuer string) string { return "leaves that do not verify to "
 // AllListed is the check that what was revoked is on the issuer's list.
 func AllListed(issuer string) string { return "revoked, and not on the list of " + issuer }
 
+// NoneElseListed is the check that nothing else is on it.
+func NoneElseListed(issuer string) string { return "on the list of " + issuer + ", and not revoked" }
+
 func judgeCertificates(d api.Declared, seen json.RawMessage) ([]Check, error) {
 	return decide(seen, func(s CertificatesSeen) []Check {
 		issuers, profiles, bad := map[string]bool{}, map[string]bool{}, map[string][]string{}
@@ -100,7 +103,7 @@ func judgeCertificates(d api.Declared, seen json.RawMessage) ([]Check, error) {
 				Check{"list of " + l.Issuer, ListOK, l.OpenSSL},
 				some("revoked by "+l.Issuer, len(l.Revoked)),
 				Check{AllListed(l.Issuer), none, other(without(l.Revoked, l.Serials))},
-				Check{"on the list of " + l.Issuer + ", and not revoked", none, other(without(l.Serials, l.Revoked))})
+				Check{NoneElseListed(l.Issuer), none, other(without(l.Serials, l.Revoked))})
 		}
 		return append(checks,
 			Check{"lists", "2", strconv.Itoa(len(s.Lists))},

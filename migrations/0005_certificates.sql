@@ -54,7 +54,7 @@ create index certificates_by_policy on certificates (policy_id, created_at, id);
 create index certificates_by_tags on certificates using gin (tags jsonb_path_ops);
 create index certificates_by_sans on certificates using gin (sans);
 create index certificates_due on certificates (renew_at) where state in ('active', 'expired') and renew_at is not null;
-create index certificates_ending on certificates (not_after) include (state) where state in ('active', 'held');
+create index certificates_ending on certificates (not_after) where state = 'active';
 
 -- Certificates that lead from a leaf to the root, which is left out.
 create table chains (
@@ -93,9 +93,11 @@ create table certificate_keys (
     certificate_id text not null,
     number         integer not null,
     sealed         bytea not null,
+    not_after      timestamptz not null, -- of the version
     primary key (certificate_id, number),
     foreign key (certificate_id, number) references certificate_versions (certificate_id, number) deferrable initially deferred
 );
+create index certificate_keys_ending on certificate_keys (not_after);
 
 -- The moves that cert.States declares.
 create function certificate_may_move(a text, b text) returns boolean language sql immutable as $$

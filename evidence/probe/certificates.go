@@ -462,6 +462,14 @@ const (
 		create trigger unlist before insert on revocations for each row execute function unlist()`
 )
 
+var listOther = `
+	insert into revocations (issuer_id, serial, certificate_id, number, reason, revoked_at, not_after, listed, entry)
+	select v.issuer_id, v.serial, v.certificate_id, v.number, 0, now(), v.not_after, true,
+		(select entry from revocations r where r.issuer_id <> v.issuer_id limit 1)
+	from certificate_versions v join certificates c on c.id = v.certificate_id and c.state = 'active'
+	where v.issuer_id = (select id from issuers where name = '` + issuers[0] + `') limit 1;
+	insert into crl_requests (issuer_id) select id from issuers where name = '` + issuers[0] + `'`
+
 var deleteIssuance = `
 	set session_replication_role = replica;
 	delete from audit_events where id = (select min(id) from audit_events where action = '` + audit.CertIssued.Name + `')`

@@ -184,6 +184,11 @@ var Probes = []Probe{
 				Turns: checks(evidence.AllListed(issuers[0]), evidence.AllListed(issuers[1])),
 				Site:  populated(unlist, ""),
 			},
+			{
+				Says:  "the row of a revocation was added by hand, with the entry of another issuer's",
+				Turns: checks(evidence.NoneElseListed(issuers[0])),
+				Site:  populated("", listOther),
+			},
 		},
 	},
 	{

@@ -7,6 +7,7 @@ import (
 
 	"certctl/server/api"
 	"certctl/server/audit"
+	"certctl/server/fault"
 	"certctl/server/job"
 	"certctl/server/pg"
 	"certctl/server/store"
@@ -43,11 +44,24 @@ func (a *App) cancelJob(ctx context.Context, in *api.OneJob) (api.Job, error) {
 
 // retryJob gives a job new attempts.
 func (a *App) retryJob(ctx context.Context, in *api.OneJob) (api.Job, error) {
-	j, err := a.changeJob(ctx, in.ID, audit.JobRetried, job.Again, func(ctx context.Context, tx pgx.Tx, j job.Job) (err error) {
-		if j.Kind == job.Issue.Name {
-			_, err = store.TryAgain(ctx, tx, *j.CertificateID)
+	j, err := a.changeJob(ctx, in.ID, audit.JobRetried, job.Again, func(ctx context.Context, tx pgx.Tx, j job.Job) error {
+		if j.Kind == job.Bulk.Name {
+			return fault.New(fault.Conflict, "an action on many certificates is resumed by %s", api.ResumeBulk.Path)
 		}
-		return err
+		if j.FinishedAt != nil {
+			since, err := store.IssuedSince(ctx, tx, *j.CertificateID, *j.FinishedAt)
+			if err != nil {
+				return err
+			}
+			if since {
+				return fault.New(fault.Conflict, "the certificate was issued since the job ended; have it renewed instead")
+			}
+		}
+		if j.Kind == job.Issue.Name {
+			_, err := store.TryAgain(ctx, tx, *j.CertificateID)
+			return err
+		}
+		return nil
 	})
 	if err == nil {
 		a.jobs.Wake()
@@ -66,9 +80,9 @@ func (a *App) changeJob(ctx context.Context, id string, action *audit.Action, ch
 			if err := store.LockCertificates(ctx, tx, []string{*j.CertificateID}); err != nil {
 				return err
 			}
-			if err := also(ctx, tx, j); err != nil {
-				return err
-			}
+		}
+		if err := also(ctx, tx, j); err != nil {
+			return err
 		}
 		if j, err = change(ctx, tx, id); err != nil {
 			return err

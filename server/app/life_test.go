@@ -64,13 +64,20 @@ func TestLife(t *testing.T) {
 		}
 	}
 	rapid.Check(t, func(rt *rapid.T) {
-		steps := rapid.SliceOfN(rapid.Custom(drawStep), 1, 14).Draw(rt, "steps")
+		on := rapid.Bool().Draw(rt, "enabled")
+		steps := rapid.SliceOfN(rapid.Custom(drawStep), 3, 14).Draw(rt, "steps")
 		l := begin(scope{t, rt})
-		l.check("at the beginning", forbidden)
+		if err := l.enable(0, on); err != nil {
+			rt.Fatal(err)
+		}
 		for i, s := range steps {
 			l.step(s)
 			l.check(fmt.Sprintf("after the step %d, %v", i+1, s), forbidden)
 		}
+		l.settle()
+		l.check("once nothing is left to do", forbidden, unsettled)
+		l.again()
+		l.check("once what failed is tried again", forbidden)
 		l.settle()
 		l.check("in the end", forbidden, unsettled)
 	})
@@ -171,12 +178,12 @@ func begin(s scope) *life {
 // populate makes what certificates belong to, and some of them.
 func (l *life) populate() {
 	c := l.replicas[0].Client
-	for _, name := range []string{"first", "second"} {
+	for i, name := range []string{"first", "second"} {
 		owner := &api.NewOwner{}
 		owner.Body.Name = name
 		l.owners = append(l.owners, must(client.Do(l.Context(), c, api.CreateOwner, owner))(l).ID)
 		policy := &api.NewPolicy{}
-		retries, every, wait := 1, int64(1), int64(60)
+		retries, every, wait := i, int64(1), int64(60)
 		policy.Body.Name, policy.Body.MaxRetries, policy.Body.RetryEverySeconds, policy.Body.StartOverAfterSeconds = name, &retries, &every, &wait
 		l.policies = append(l.policies, must(client.Do(l.Context(), c, api.CreatePolicy, policy))(l).ID)
 	}
@@ -246,25 +253,41 @@ func expected(err error) error {
 	return err
 }
 
-// settle lets everything come to its end.
+// settle lets everything come to its end, be it a failure.
 func (l *life) settle() {
 	pgtest.Eventually(l, "everything comes to its end", func() bool {
-		errs := []error{l.enable(0, true)}
 		l.exec(`update jobs set run_at = clock_timestamp() where state in ('failed', 'pending')`)
+		quiet := true
 		for _, loop := range []*schedule.Loop{
 			schedule.ShortLivedExpiryCheck, schedule.RenewalCheck, schedule.JobTimeout, schedule.JobRetry, schedule.JobProcessor, schedule.CRLGeneration,
 		} {
-			errs = append(errs, l.replicas[0].pass(l, loop))
-		}
-		for _, err := range errs {
+			err := l.replicas[0].pass(l, loop)
+			quiet = quiet && err == nil
 			if err != nil && fault.Of(err) != fault.Unavailable && l.replicas[0].wire.cuts.Load() == 0 {
 				l.Fatal(err)
 			}
 		}
 		var open int
 		err := l.db.QueryRow(l.Context(), `select count(*) from jobs where state in ('pending', 'running', 'failed')`).Scan(&open)
-		return err == nil && errors.Join(errs...) == nil && open == 0
+		return err == nil && quiet && open == 0
 	})
+}
+
+// again has the issuer sign, and gives every job that failed for good another
+// chance.
+func (l *life) again() {
+	pgtest.Eventually(l, "the issuer is enabled", func() bool { return l.enable(0, true) == nil })
+	rows, _ := l.db.Query(l.Context(), `select id from jobs where state = 'dead'`)
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	for _, id := range ids {
+		if err == nil {
+			_, err = client.Do(l.Context(), l.replicas[0].Client, api.RetryJob, &api.OneJob{ID: id})
+			err = expected(err)
+		}
+	}
+	if err != nil {
+		l.Fatal(err)
+	}
 }
 
 func (l *life) exec(sql string, args ...any) {
@@ -469,6 +492,8 @@ var acts = map[string]func(*life, act) error{
 				 where certificate_id = $1 and not_after > clock_timestamp()`,
 				`update revocations r set not_after = v.not_after from certificate_versions v
 				 where v.certificate_id = $1 and r.issuer_id = v.issuer_id and r.serial = v.serial`,
+				`update certificate_keys k set not_after = v.not_after from certificate_versions v
+				 where v.certificate_id = $1 and k.certificate_id = v.certificate_id and k.number = v.number`,
 				`update certificates c set not_before = v.not_before, not_after = v.not_after from certificate_versions v
 				 where c.id = $1 and v.certificate_id = c.id and v.number = c.version`,
 			} {
@@ -489,7 +514,9 @@ var acts = map[string]func(*life, act) error{
 	},
 	// Whoever does the jobs goes on with them, and has lost them.
 	"leases run out": func(l *life, a act) error {
-		l.exec(`update jobs set leased_until = clock_timestamp() where state = 'running'`)
+		for range 20 {
+			l.exec(`update jobs set leased_until = clock_timestamp() where state = 'running'`)
+		}
 		return l.pass(a, schedule.JobTimeout)
 	},
 	"pass": func(l *life, a act) error {
@@ -513,6 +540,11 @@ func (l *life) pass(a act, loop *schedule.Loop) error {
 
 func (l *life) create(a act, in *api.NewCertificate) error {
 	out, err := client.Do(l.Context(), l.replicas[a.Replica].Client, api.IssueCertificate, in)
+	if err != nil && in.IdempotencyKey != "" && fault.Of(err) == fault.Conflict {
+		if _, again := l.id(0, `select key from idempotency_keys where key = '`+in.IdempotencyKey+`'`); again {
+			return fmt.Errorf("%s is refused the second time: %s", in.IdempotencyKey, err)
+		}
+	}
 	if err != nil {
 		return expected(err)
 	}
@@ -633,7 +665,7 @@ var forbidden = []invariant{
 		where not case c.state
 			when 'revoked' then coalesce(r.reason <> 6, false)
 			when 'held' then coalesce(r.reason = 6, false)
-			when 'expired' then coalesce(r.reason = 6, true) -- what ends on hold stays so
+			when 'expired' then r.reason is null -- what ends on hold stays on hold
 			when 'archived' then true
 			else r.reason is null end`},
 	{"what is revoked is in the trail, once, and the other way round", `
@@ -658,7 +690,7 @@ var forbidden = []invariant{
 		select l.id from life l where what = 'certificates' and before ->> 'state' <> 'expired' and after ->> 'state' = 'expired'
 		group by l.id having (select count(*) from audit_events where action = 'cert.expired' and resource_id = l.id)
 			not between count(*) filter (where before ->> 'state' = 'active') and count(*) -- a release finds it out too`},
-	{"a key is kept until it is handed out, which the trail says once, or its version has ended", `
+	{"a key is kept until it is handed out, which the trail says once, or of no use any more", `
 		select v.certificate_id || '/' || v.number || ': kept ' || k.n || ', handed out ' || e.n
 		from certificate_versions v join certificates c on c.id = v.certificate_id
 		cross join lateral (select count(*) as n from certificate_keys where certificate_id = v.certificate_id and number = v.number) k
@@ -666,6 +698,7 @@ var forbidden = []invariant{
 			select count(*) as n from audit_events
 			where action = 'cert-key.downloaded' and resource_id = v.certificate_id and details ->> 'version' = v.number::text) e
 		where case when c.csr is not null then k.n + e.n > 0
+			when c.state in ('revoked', 'archived') then k.n > 0 or e.n > 1
 			when v.not_after <= clock_timestamp() then k.n + e.n > 1
 			else k.n + e.n <> 1 end`},
 	{"an action on many is finished when all of them have an outcome, and the trail says once what these are", `
@@ -706,7 +739,7 @@ var forbidden = []invariant{
 var unsettled = []invariant{
 	{"no job is open", `select id from jobs where state in ('pending', 'running', 'failed')`},
 	{"what has ended is not active", `
-		select id || ' is ' || state from certificates where state in ('active', 'held') and not_after <= clock_timestamp()`},
+		select id || ' is ' || state from certificates where state = 'active' and not_after <= clock_timestamp()`},
 	{"an action on many has come to its end, unless its job was cancelled or gave up", `
 		select o.id || ' ' || j.state from bulk_operations o join jobs j on j.id = o.job_id
 		where o.finished_at is null and j.state not in ('cancelled', 'dead')`},

@@ -129,7 +129,7 @@ func (b *Body) check(ctx context.Context) (*Action, error) {
 		return nil, fault.New(fault.Forbidden, "the action needs the permission %s, which none of the key's roles holds", a.Needs.Name)
 	}
 	c := b.Criteria
-	nothing := c.IDs == nil && c.States == nil && c.Tags == nil && c.ExpiresBefore == nil &&
+	nothing := len(c.IDs)+len(c.States)+len(c.Tags) == 0 && c.ExpiresBefore == nil &&
 		c.IssuerID+c.ProfileID+c.PolicyID+c.OwnerID+c.TeamID+c.Environment == ""
 	switch {
 	case nothing && !c.All:
@@ -205,13 +205,28 @@ func (b *Bulk) Start(ctx context.Context, in *New) (store.BulkOperation, error) 
 		}
 		return audit.Write(ctx, tx, audit.Event{
 			Action: audit.BulkStarted, ResourceKind: "bulk", ResourceID: o.ID,
-			Details: map[string]string{"action": a.Name, "criteria": string(o.Criteria), "certificates": strconv.Itoa(n)},
+			Details: in.Body.details(n),
 		})
 	})
 	if err == nil {
 		b.Wake()
 	}
 	return o, err
+}
+
+// details are what the trail keeps of an operation. The certificates that it
+// named have events of their own.
+func (b *Body) details(n int) map[string]string {
+	short := b.Criteria
+	short.IDs = nil
+	criteria, err := json.Marshal(short)
+	if err != nil {
+		panic(err) // it was decoded from JSON
+	}
+	return map[string]string{
+		"action": b.Action, "criteria": string(criteria), "ids": strconv.Itoa(len(b.Criteria.IDs)),
+		"certificates": strconv.Itoa(n), "reason": b.Reason, "owner": b.OwnerID, "team": b.TeamID,
+	}
 }
 
 // owner resolves who a reassignment is to.
@@ -273,6 +288,10 @@ func (b *Bulk) Work(ctx context.Context, t *job.Task, args job.BulkArgs) error {
 	if err := json.Unmarshal(o.Args, &body); err != nil || !ok {
 		return fmt.Errorf("arguments of the operation: %w", err)
 	}
+	if o.JobID != t.ID {
+		return fault.New(fault.Conflict, "another job does the operation by now")
+	}
+	ctx = onBehalf(ctx, b.DB, o.CreatedBy)
 	for {
 		left := 0
 		err := t.Save(ctx, nil, func(tx pgx.Tx) error {
@@ -309,6 +328,16 @@ func (b *Bulk) Work(ctx context.Context, t *job.Task, args job.BulkArgs) error {
 			},
 		})
 	})
+}
+
+// onBehalf returns a context in which the key that asked for an operation acts:
+// the events of what is done for it say so.
+func onBehalf(ctx context.Context, q pg.Q, id string) context.Context {
+	name := id
+	if k, err := store.KeyByID(ctx, q, id); err == nil {
+		name = k.Name
+	}
+	return perm.With(ctx, perm.Actor{Kind: perm.ByKey, ID: id, Name: name})
 }
 
 // complete adds those that the action said nothing of.

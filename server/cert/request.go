@@ -420,6 +420,7 @@ func (p *Profile) Validate() error {
 		{p.DefaultValiditySeconds > p.MaxValiditySeconds, "default_validity_seconds", "is more than max_validity_seconds; choose a shorter one, or raise that"},
 		{p.MaxValiditySeconds > int64(maxValidity/time.Second), "max_validity_seconds", "is more than 4000 days; choose a shorter one"},
 		{p.ShortLived && p.MaxValiditySeconds > int64(maxShortLived/time.Second), "short_lived", "goes with max_validity_seconds of a week at most; lower that, or set it to false"},
+		{len(p.ExtKeyUsages) == 0, "ext_key_usages", "is empty; a certificate without a purpose is good for all, so name at least one"},
 		{p.CABLints && !slices.Contains(p.ExtKeyUsages, ServerAuth.Name), "cab_lints", "is about certificates of TLS servers; add serverAuth to ext_key_usages, or set it to false"},
 	} {
 		if wrong.is {

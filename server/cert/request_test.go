@@ -440,7 +440,7 @@ func TestProfilesThatContradictThemselvesAreRefused(t *testing.T) {
 		"limits of names": {func(p *cert.Profile) {
 			p.DNSPatterns, p.IPRanges, p.URIPrefixes, p.EmailDomains = []string{"a.example", "*.B.example", "*.com", "bücher.example"}, []string{"192.0.2.0/24", "::/0", "192.0.2.1/32"}, []string{"spiffe://a", "https://a.example/b/"}, []string{"a.example"}
 		}, ""},
-		"no purpose":                     {func(p *cert.Profile) { p.ExtKeyUsages = nil }, ""},
+		"no purpose":                     {func(p *cert.Profile) { p.ExtKeyUsages = nil }, "ext_key_usages"},
 		"no algorithm":                   {func(p *cert.Profile) { p.KeyAlgorithms = nil }, "key_algorithms"},
 		"an algorithm that is none":      {func(p *cert.Profile) { p.KeyAlgorithms = []string{"ecdsa-p256", "ecdsa-p521"} }, "key_algorithms"},
 		"an algorithm twice":             {func(p *cert.Profile) { p.KeyAlgorithms = []string{"ecdsa-p256", "ecdsa-p256"} }, "key_algorithms"},
@@ -484,7 +484,7 @@ func TestProfilesThatContradictThemselvesAreRefused(t *testing.T) {
 		}
 	}
 	var none cert.Profile
-	if got := broken(t, none.Validate()); len(got) != 4 {
+	if got := broken(t, none.Validate()); len(got) != 5 {
 		t.Errorf("an empty profile: %q", got)
 	}
 }

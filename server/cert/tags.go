@@ -2,6 +2,8 @@ package cert
 
 import (
 	"regexp"
+	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"certctl/server/fault"
@@ -27,6 +29,18 @@ func CheckTags(tags map[string]string) error {
 		if !utf8.ValidString(v) || utf8.RuneCountInString(v) > maxTagValue {
 			return fault.New(fault.Invalid, "body.tags has a value of more than %d characters, or one that is no text", maxTagValue)
 		}
+	}
+	return nil
+}
+
+// CheckName refuses names that people could not tell from others, or that could
+// be taken for an id with the prefix: requests name things by either.
+func CheckName(name, prefix string) error {
+	switch {
+	case strings.TrimSpace(name) != name || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }):
+		return fault.New(fault.Invalid, "body.name has spaces around it, or a character that cannot be seen; leave them out")
+	case strings.HasPrefix(name, prefix+"_"):
+		return fault.New(fault.Invalid, "body.name begins with %s_, as ids do; choose another", prefix)
 	}
 	return nil
 }

@@ -600,7 +600,7 @@ func TestExpire(t *testing.T) {
 			select 'old_' || n, 1, 'iss_1', to_char(100000 + n, 'FM000000'), sha256(n::text::bytea), '2024-01-01Z', '2024-02-01Z', 'ecdsa-p256', '\x30', '\x01'
 			from generate_series(1, $1::integer) n
 		), k as (
-			insert into certificate_keys (certificate_id, number, sealed) select 'old_' || n, 1, '\x01' from generate_series(1, $1) n
+			insert into certificate_keys (certificate_id, number, sealed, not_after) select 'old_' || n, 1, '\x01', '2024-02-01Z' from generate_series(1, $1) n
 		)
 		insert into certificates (id, name, state, common_name, sans, environment, tags, owner_id, issuer_id, profile_id, policy_id,
 			key_algorithm, validity_seconds, version, serial, fingerprint, not_before, not_after, created_by)
@@ -610,7 +610,7 @@ func TestExpire(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := inv.DB.Exec(ctx, `insert into certificate_keys (certificate_id, number, sealed) values ('crt_1', 1, '\x01')`); err != nil {
+	if _, err := inv.DB.Exec(ctx, `insert into certificate_keys (certificate_id, number, sealed, not_after) values ('crt_1', 1, '\x01', '2100-01-01Z')`); err != nil {
 		t.Fatal(err)
 	}
 	t.Run("that fails marks and tells nothing", func(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"reflect"
 	"strings"
-	"unicode"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -96,7 +95,7 @@ func list[T any](ctx context.Context, i *Inventory, k *kind[T], in *ListByName) 
 // create adds a row. asked is the body that asked for it, secrets withheld.
 func create[T any](ctx context.Context, i *Inventory, k *kind[T], once Idempotency, asked any, row T, then ...func(pgx.Tx) error) (T, error) {
 	return store.Once(ctx, i.DB, perm.From(ctx).ID, once.Key, "create-"+k.noun, asked, func(tx pgx.Tx) (T, error) {
-		if err := k.checkName(k.key(&row).name); err != nil {
+		if err := cert.CheckName(k.key(&row).name, k.prefix); err != nil {
 			return row, err
 		}
 		row, err := k.insert(ctx, tx, row)
@@ -140,7 +139,7 @@ func change[T any](ctx context.Context, i *Inventory, k *kind[T], id string, rev
 			return err
 		}
 		if name := k.key(&row).name; name != before.name {
-			if err := k.checkName(name); err != nil {
+			if err := cert.CheckName(name, k.prefix); err != nil {
 				return err
 			}
 		}
@@ -166,18 +165,6 @@ func remove[T any](ctx context.Context, i *Inventory, k *kind[T], in *ByID) (web
 		}
 		return k.write(ctx, tx, k.deleted, k.key(&row), nil)
 	})
-}
-
-// checkName refuses names that people could not tell from others, or that
-// could be taken for an id: requests for certificates name rows by either.
-func (k *kind[T]) checkName(name string) error {
-	switch {
-	case strings.TrimSpace(name) != name || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }):
-		return fault.New(fault.Invalid, "body.name has spaces around it, or a character that cannot be seen; leave them out")
-	case strings.HasPrefix(name, k.prefix+"_"):
-		return fault.New(fault.Invalid, "body.name begins with %s_, as ids do; choose another", k.prefix)
-	}
-	return nil
 }
 
 // newID returns the id of a new row.

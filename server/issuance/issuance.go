@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -110,8 +111,15 @@ func (s *Issuance) again(ctx context.Context, ids []string, err error) (Created,
 		return Created{}, err
 	}
 	c, err := store.CertificateByID(ctx, s.DB, ids[0])
-	if err != nil || c.Version == nil {
-		return Created{Certificate: c}, err
+	if err == nil && c.Version == nil {
+		jobs, err := job.List(ctx, s.DB, job.Filter{CertificateID: c.ID}, 1)
+		if err != nil || len(jobs) == 0 {
+			return Created{Certificate: c}, err
+		}
+		return Created{Certificate: c, JobID: jobs[0].ID}, nil
+	}
+	if err != nil {
+		return Created{}, err
 	}
 	v, err := store.VersionDER(ctx, s.DB, c.ID, *c.Version)
 	return Created{Certificate: c, CertificatePEM: encode(v.Leaf), ChainPEM: encode(v.Chain...)}, err
@@ -168,24 +176,34 @@ type outcome struct {
 func (s *Issuance) create(ctx context.Context, requests []Request, once *store.OnceKey) ([]outcome, error) {
 	var refs []store.Refs
 	var names []string
-	for _, r := range requests {
-		refs, names = append(refs, r.Refs), append(names, r.Name)
+	outcomes := make([]outcome, len(requests))
+	for i, r := range requests {
+		if outcomes[i].err = r.check(); outcomes[i].err == nil {
+			refs, names = append(refs, r.Refs), append(names, r.Name)
+		}
 	}
 	found, err := store.Refer(ctx, s.DB, refs, names)
 	if err != nil {
 		return nil, err
 	}
-	outcomes := make([]outcome, len(requests))
 	places := make(chan struct{}, runtime.GOMAXPROCS(0))
 	var wg sync.WaitGroup
 	for i, r := range requests {
 		o := &outcomes[i]
+		if o.err != nil {
+			continue
+		}
 		if found.Taken[r.Name] {
 			o.err = fault.New(fault.Conflict, "body.name is the name of another certificate; choose another, or archive that one")
 			continue
 		}
 		found.Taken[r.Name] = true
-		places <- struct{}{}
+		select {
+		case places <- struct{}{}:
+		case <-ctx.Done():
+			wg.Wait()
+			return nil, context.Cause(ctx)
+		}
 		wg.Go(func() {
 			defer func() { <-places }()
 			if o.err = s.prepare(ctx, r, found, o); o.err != nil {
@@ -196,6 +214,26 @@ func (s *Issuance) create(ctx context.Context, requests []Request, once *store.O
 	wg.Wait()
 	return outcomes, s.record(ctx, outcomes, once)
 }
+
+// check refuses text that the database cannot look for, and names that nobody
+// could tell from others.
+func (r *Request) check() error {
+	if err := cert.CheckName(r.Name, idPrefix); err != nil {
+		return err
+	}
+	for field, text := range map[string]string{
+		"owner_id": r.OwnerID, "team_id": r.TeamID, "issuer_id": r.IssuerID, "profile_id": r.ProfileID, "policy_id": r.PolicyID,
+		"environment": r.Environment,
+	} {
+		if strings.ContainsFunc(text, func(c rune) bool { return !unicode.IsPrint(c) }) {
+			return fault.New(fault.Invalid, "body.%s has a character that cannot be seen; leave it out", field)
+		}
+	}
+	return nil
+}
+
+// idPrefix begins the id of a certificate.
+const idPrefix = "crt"
 
 // prepare checks a request and, if its issuer signs at once, has it signed.
 func (s *Issuance) prepare(ctx context.Context, r Request, found *store.Referred, o *outcome) error {
@@ -234,7 +272,7 @@ func (s *Issuance) prepare(ctx context.Context, r Request, found *store.Referred
 		return err
 	}
 	o.row = store.NewCertificate{
-		ID: cert.NewID("crt"), Name: r.Name, State: cert.Pending.Name, CommonName: order.CommonName, SANs: order.Names.Text(),
+		ID: cert.NewID(idPrefix), Name: r.Name, State: cert.Pending.Name, CommonName: order.CommonName, SANs: order.Names.Text(),
 		Environment: r.Environment, Tags: r.Tags, OwnerID: owner, TeamID: team, IssuerID: o.issuer.ID, ProfileID: profile.ID,
 		PolicyID: policy, KeyAlgorithm: order.KeyAlgorithm.Name, ValiditySeconds: int64(order.Validity / time.Second),
 		CreatedAt: found.Now, CreatedBy: perm.From(ctx).ID,

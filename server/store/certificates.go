@@ -163,9 +163,13 @@ func ChangeCertificate(ctx context.Context, q pg.Q, c Certificate) (Certificate,
 	return changed, pg.Fault(err, "certificate")
 }
 
-// ArchiveCertificate moves a certificate to archived.
+// ArchiveCertificate moves a certificate to archived, and erases the keys that
+// the server made for it.
 func ArchiveCertificate(ctx context.Context, q pg.Q, id string) error {
 	_, err := q.Exec(ctx, `
+		with erased as (
+			delete from certificate_keys where certificate_id = $1
+		)
 		update certificates
 		set state = 'archived', archived_at = clock_timestamp(), renew_at = null, revision = revision + 1,
 		    updated_at = clock_timestamp()
@@ -184,14 +188,15 @@ type Ended struct {
 }
 
 // Expire moves up to limit certificates that have ended to expired, and returns
-// them. It leaves those that somebody is changing for the next time; one that
+// them. One on hold stays so until it is released: what is expired can be
+// renewed. It leaves those that somebody is changing for the next time; one that
 // was renewed since the statement began is looked at as it is now, once its lock
 // is had.
 func Expire(ctx context.Context, q pg.Q, limit int) ([]Ended, error) {
 	rows, _ := q.Query(ctx, `
 		with due as (
 			select id from certificates
-			where state in ('active', 'held') and not_after <= (select clock_timestamp())
+			where state = 'active' and not_after <= (select clock_timestamp())
 			order by not_after limit @limit
 			for no key update skip locked
 		)
@@ -210,11 +215,10 @@ func EraseEndedKeys(ctx context.Context, q pg.Q, limit int) (int, error) {
 	tag, err := q.Exec(ctx, `
 		delete from certificate_keys d
 		using (
-			select k.certificate_id, k.number from certificate_keys k
-			join certificate_versions v on v.certificate_id = k.certificate_id and v.number = k.number
-			where v.not_after <= (select clock_timestamp())
-			limit @limit
-			for update of k skip locked
+			select certificate_id, number from certificate_keys
+			where not_after <= (select clock_timestamp())
+			order by not_after limit @limit
+			for update skip locked
 		) ended
 		where d.certificate_id = ended.certificate_id and d.number = ended.number`,
 		pgx.StrictNamedArgs{"limit": limit})

@@ -219,8 +219,8 @@ const insertVersions = `
 		select distinct chain_id, ders from v where not exists (select from chains where id = v.chain_id)
 		order by chain_id on conflict do nothing
 	), key as (
-		insert into certificate_keys (certificate_id, number, sealed)
-		select certificate_id, number, sealed from v where sealed is not null
+		insert into certificate_keys (certificate_id, number, sealed, not_after)
+		select certificate_id, number, sealed, not_after from v where sealed is not null
 	)
 	insert into certificate_versions (
 		certificate_id, number, issuer_id, serial, fingerprint, not_before, not_after, key_algorithm, der, chain_id,
@@ -371,7 +371,8 @@ func FailPending(ctx context.Context, q pg.Q, ids []string) ([]string, error) {
 func PostponeRenewal(ctx context.Context, q pg.Q, ids []string) ([]string, error) {
 	rows, _ := q.Query(ctx, `
 		update certificates c
-		set renew_at = case when p.auto_renew then clock_timestamp() + p.start_over_after_seconds * interval '1 second' end,
+		set renew_at = case when p.auto_renew then
+			greatest(c.renew_at, clock_timestamp() + p.start_over_after_seconds * interval '1 second') end,
 		    updated_at = clock_timestamp()
 		from renewal_policies p
 		where c.id = any($1) and p.id = c.policy_id and c.state in ('active', 'expired')

@@ -47,7 +47,7 @@ func QueueRenewals(ctx context.Context, q pg.Q, kind string, priority int, by st
 	tag, err := q.Exec(ctx, `
 		with due as (
 			select c.id, c.policy_id from certificates c
-			where c.renew_at <= clock_timestamp() and c.state in ('active', 'expired')
+			where c.renew_at <= (select clock_timestamp()) and c.state in ('active', 'expired')
 			  and not exists (
 				select from jobs j
 				where j.certificate_id = c.id and j.kind in ('issue', 'renew') and j.state in ('pending', 'running', 'failed'))
@@ -61,4 +61,11 @@ func QueueRenewals(ctx context.Context, q pg.Q, kind string, priority int, by st
 		on conflict do nothing`,
 		pgx.StrictNamedArgs{"kind": kind, "priority": priority, "by": by, "limit": limit})
 	return int(tag.RowsAffected()), pg.Fault(err, "renewals")
+}
+
+// IssuedSince reports whether a certificate has a version of after at.
+func IssuedSince(ctx context.Context, q pg.Q, id string, at time.Time) (since bool, err error) {
+	err = q.QueryRow(ctx, `
+		select exists (select from certificate_versions where certificate_id = $1 and created_at > $2)`, id, at).Scan(&since)
+	return since, pg.Fault(err, "certificate")
 }

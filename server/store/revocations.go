@@ -116,6 +116,9 @@ func Revoke(ctx context.Context, q pg.Q, all []Revocation) error {
 // good are not renewed any more.
 func MoveRevoked(ctx context.Context, q pg.Q, ids []string, state string) error {
 	_, err := q.Exec(ctx, `
+		with erased as (
+			delete from certificate_keys where certificate_id = any(@ids) and @state <> 'held'
+		)
 		update certificates
 		set state = @state, renew_at = case when @state = 'held' then renew_at end,
 		    revision = revision + 1, updated_at = clock_timestamp()
