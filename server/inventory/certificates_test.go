@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"maps"
 	"math/big"
 	"reflect"
@@ -371,7 +372,8 @@ func TestChangeOfACertificate(t *testing.T) {
 		}
 	})
 	t.Run("of the policy says anew when it is renewed", func(t *testing.T) {
-		for policy, n := range map[string]int{"pol_2": 2, "pol_1": 1} {
+		for _, n := range []int{2, 1} { // they are under the first
+			policy := fmt.Sprintf("pol_%d", n)
 			for _, id := range []string{"crt_1", "crt_2", "crt_3"} {
 				got, err := change(id, func(in *inventory.CertificateChange) { in.Body.PolicyID = &policy })
 				if err != nil || got.RenewAt == nil {
