@@ -330,14 +330,15 @@ func (b *Bulk) Work(ctx context.Context, t *job.Task, args job.BulkArgs) error {
 	})
 }
 
-// onBehalf returns a context in which the key that asked for an operation acts:
-// the events of what is done for it say so.
+// onBehalf returns a context in which this replica acts for the key that asked
+// for an operation: the events of what is done for it name both.
 func onBehalf(ctx context.Context, q pg.Q, id string) context.Context {
-	name := id
+	actor := perm.From(ctx)
+	actor.Name += " for " + id
 	if k, err := store.KeyByID(ctx, q, id); err == nil {
-		name = k.Name
+		actor.Name += " (" + k.Name + ")"
 	}
-	return perm.With(ctx, perm.Actor{Kind: perm.ByKey, ID: id, Name: name})
+	return perm.With(ctx, actor)
 }
 
 // complete adds those that the action said nothing of.
