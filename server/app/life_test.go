@@ -53,7 +53,7 @@ import (
 // -rapid.seed which.
 func TestLife(t *testing.T) {
 	// What failed by chance is not repeated by its file, and slows down the next time.
-	defaults := map[string]string{"rapid.checks": "8", "rapid.nofailfile": "true"}
+	defaults := map[string]string{"rapid.checks": "16", "rapid.nofailfile": "true"}
 	flag.Visit(func(f *flag.Flag) { delete(defaults, f.Name) })
 	for name, value := range defaults {
 		f := flag.Lookup(name)
