@@ -72,11 +72,16 @@ func (a *App) retryJob(ctx context.Context, in *api.OneJob) (api.Job, error) {
 func (a *App) changeJob(ctx context.Context, id string, action *audit.Action, change func(context.Context, pg.Q, string) (job.Job, error), also func(context.Context, pgx.Tx, job.Job) error) (api.Job, error) {
 	var j job.Job
 	err := pg.InTx(ctx, a.db, func(tx pgx.Tx) (err error) {
-		if j, err = job.ByID(ctx, tx, id); err != nil {
+		// The order of locks is that of an attempt: the job, the policy, the
+		// certificate. The job changes last: whoever has the certificate and looks
+		// for an open job waits for a change that is under way.
+		if j, err = job.Lock(ctx, tx, id); err != nil {
 			return err
 		}
-		// The job's row changes last: whoever has the certificate waits for it.
 		if j.CertificateID != nil {
+			if err := store.KeepPolicies(ctx, tx, []string{*j.CertificateID}); err != nil {
+				return err
+			}
 			if err := store.LockCertificates(ctx, tx, []string{*j.CertificateID}); err != nil {
 				return err
 			}

@@ -103,6 +103,13 @@ func ByID(ctx context.Context, q pg.Q, id string) (Job, error) {
 	return j, pg.Fault(err, "job")
 }
 
+// Lock returns one job and keeps it as it is until the transaction ends.
+func Lock(ctx context.Context, q pg.Q, id string) (Job, error) {
+	rows, _ := q.Query(ctx, selectJob+`where id = @id for no key update`, pgx.StrictNamedArgs{"id": id})
+	j, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Job])
+	return j, pg.Fault(err, "job")
+}
+
 // A Filter chooses jobs. What is empty chooses all.
 type Filter struct {
 	State         string
@@ -183,9 +190,10 @@ func change(ctx context.Context, q pg.Q, id, sql, refusal string) (Job, error) {
 	return j, err
 }
 
-// CancelFor cancels what would issue or renew the certificates. It locks their
-// jobs, which have to be locked before the certificates are
-// (store.LockCertificates).
+// CancelFor cancels what would issue or renew the certificates. Their jobs have
+// to be locked before the certificates are (store.LockCertificates). One that was
+// queued since and is being ended is left: it waits for the certificate, and is
+// refused then.
 func CancelFor(ctx context.Context, q pg.Q, certificateIDs []string, why string) error {
 	_, err := q.Exec(ctx, cancelFor, pgx.StrictNamedArgs{"certificates": certificateIDs, "kinds": issuance, "why": why})
 	return pg.Fault(err, "jobs")

@@ -45,7 +45,7 @@ const (
 		with open as (
 			select id from jobs
 			where certificate_id = any(@certificates::text[]) and kind = any(@kinds::text[]) and state in ('pending', 'running', 'failed')
-			order by id for no key update
+			order by id for no key update skip locked
 		)
 		update jobs j set state = 'cancelled', finished_at = clock_timestamp(), leased_until = null, error = @why
 		from open where j.id = open.id`

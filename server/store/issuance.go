@@ -281,7 +281,9 @@ func (v *Signed) DERs() [][]byte {
 // one. It reports false, and writes nothing, if the certificate has another
 // version by now, or is in a state that is not issued.
 func AddVersion(ctx context.Context, q pg.Q, v Signed) (bool, error) {
-	// A change of the policy that holds the row is waited for, and then seen.
+	if err := KeepPolicies(ctx, q, []string{v.CertificateID}); err != nil {
+		return false, err
+	}
 	if _, err := q.Exec(ctx, `select from certificates where id = $1 for no key update`, v.CertificateID); err != nil {
 		return false, pg.Fault(err, "certificate")
 	}
@@ -365,10 +367,23 @@ func FailPending(ctx context.Context, q pg.Q, ids []string) ([]string, error) {
 	return failed, pg.Fault(err, "certificates")
 }
 
+// KeepPolicies keeps the policies of certificates as they are until the
+// transaction ends: a change of one is waited for, and then seen. It comes before
+// a lock on the certificates, as in the change.
+func KeepPolicies(ctx context.Context, q pg.Q, certificateIDs []string) error {
+	_, err := q.Exec(ctx, `
+		select from renewal_policies where id in (select policy_id from certificates where id = any($1))
+		order by id for key share`, certificateIDs)
+	return pg.Fault(err, "renewal policies")
+}
+
 // PostponeRenewal has the certificates, whose renewal failed for good, wait for
 // as long as their policy says, and returns the ids of those that still can be
 // renewed.
 func PostponeRenewal(ctx context.Context, q pg.Q, ids []string) ([]string, error) {
+	if err := KeepPolicies(ctx, q, ids); err != nil {
+		return nil, err
+	}
 	rows, _ := q.Query(ctx, `
 		update certificates c
 		set renew_at = case when p.auto_renew then

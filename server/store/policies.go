@@ -82,12 +82,9 @@ func ChangePolicy(ctx context.Context, q pg.Q, p Policy) (Policy, error) {
 // ChangePolicyTimes does as ChangePolicy, and has the certificates of the policy
 // renewed when it says now, also those whose renewal was postponed.
 //
-// That can take long for many, and certificates are issued meanwhile. Those are
-// waited for and moved in the end, while no further one can refer to the policy.
+// Whoever issues one of them, or postpones its renewal, keeps the policy as it is
+// until that is committed, and is waited for (KeepPolicies).
 func ChangePolicyTimes(ctx context.Context, q pg.Q, p Policy) (Policy, error) {
-	if err := moveRenewals(ctx, q, p); err != nil {
-		return p, err
-	}
 	// Taken before the row changes, or who refers to it would not wait for that.
 	if _, err := q.Exec(ctx, `select from renewal_policies where id = $1 for update`, p.ID); err != nil {
 		return p, pg.Fault(err, "renewal policy")
