@@ -4,12 +4,16 @@
 create table bulk_operations (
     id          text primary key,
     action      text not null,
-    args        jsonb not null, -- of the action
-    criteria    jsonb not null,
+    args        jsonb not null, -- of the action, with its criteria
+    total       integer not null default 0, -- certificates that were chosen
+    done        integer not null default 0,
+    skipped     integer not null default 0,
+    failed      integer not null default 0,
     job_id      text not null references jobs (id) deferrable initially deferred,
     created_at  timestamptz not null default clock_timestamp(),
     created_by  text not null,
-    finished_at timestamptz
+    finished_at timestamptz,
+    constraint bulk_operations_count check (done + skipped + failed <= total)
 );
 create index bulk_operations_newest on bulk_operations (created_at desc, id desc);
 create index bulk_operations_by_job on bulk_operations (job_id);

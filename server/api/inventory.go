@@ -124,6 +124,8 @@ type (
 type (
 	// NewBulk asks for an action on many certificates.
 	NewBulk = bulk.New
+	// TryBulk asks what an action would do.
+	TryBulk = bulk.Trial
 	// BulkBody says what to do to which certificates.
 	BulkBody = bulk.Body
 	// BulkPreview says what an action would do.

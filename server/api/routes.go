@@ -337,7 +337,7 @@ var (
 		Needs: perm.StatsRead, Tagged: true,
 	})
 
-	PreviewBulk = typed[NewBulk, BulkPreview](&web.Route{
+	PreviewBulk = typed[TryBulk, BulkPreview](&web.Route{
 		Name: "preview-bulk", Method: http.MethodPost, Path: "/api/v1/bulk/preview",
 		Does:  "says what an action on many certificates would do, and does nothing",
 		Needs: perm.CertBulk,
@@ -397,7 +397,6 @@ var (
 		Name: "get-crl", Method: http.MethodGet, Path: "/.well-known/pki/crl/{issuer}", Content: "application/pkix-crl",
 		Does:   "answers with the newest revocation list of an issuer in DER",
 		Public: "relying parties have no key, and the list is for them",
-		AtOnce: 16,
 	})
 	GetCA = raw(&web.Route{
 		Name: "get-ca", Method: http.MethodGet, Path: "/.well-known/pki/ca/{issuer}", Content: "application/pkix-cert",

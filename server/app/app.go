@@ -107,10 +107,11 @@ func (a *App) wire() {
 		Every: config.JobProcessorEvery.In(a.settings), Metrics: a.metrics, Log: a.log,
 	}
 	a.inventory = &inventory.Inventory{Types: issuerTypes, Issuers: a.issuers}
-	a.issuance = &issuance.Issuance{Issuers: a.issuers, Metrics: a.metrics, Wake: a.jobs.Wake}
+	a.issuance = &issuance.Issuance{Issuers: a.issuers, Metrics: a.metrics, Log: a.log, Wake: a.jobs.Wake}
 	a.renewals = &renewal.Renewals{Replica: a.replica, Wake: a.jobs.Wake}
 	a.revocation = &revocation.Revocations{
 		Open: a.openIssuer, Metrics: a.metrics, Replica: a.replica, Validity: config.CRLValidity.In(a.settings),
+		Log: a.log,
 	}
 	a.bulk = &bulk.Bulk{Wake: a.jobs.Wake, Revoke: a.revocation.RevokeMany}
 	a.jobs.Workers = a.Workers()

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"software.sslmate.com/src/go-pkcs12"
 
@@ -246,6 +247,88 @@ func TestCreateUnderAnIdempotencyKeyHappensOnce(t *testing.T) {
 	is(t, err, fault.Conflict, "Idempotency-Key")
 }
 
+// What is sent again is answered as the first was, whatever became of its parts.
+func TestManyUnderAnIdempotencyKeyHappenOnce(t *testing.T) {
+	t.Parallel()
+	r := run(t, nil)
+	in := &api.NewCertificates{IdempotencyKey: "once"}
+	request := estate(t, r)
+	for _, name := range []string{"a", "b", "not a name", "queued"} {
+		one := request
+		one.Name, one.SANs, one.Queued = name, []string{name + ".example.com"}, name == "queued"
+		in.Body.Requests = append(in.Body.Requests, one)
+	}
+	answers := make([]string, 8)
+	var wg sync.WaitGroup
+	for i := range answers {
+		wg.Go(func() {
+			out, err := client.Do(t.Context(), r.Client, api.IssueCertificates, in)
+			if err != nil || out.Issued != 3 {
+				t.Errorf("%d issued (%v)", out.Issued, err)
+				return
+			}
+			for _, o := range out.Items {
+				answers[i] += o.Code + o.Error
+				if o.Created != nil {
+					answers[i] += o.Created.Certificate.ID + o.Created.CertificatePEM + o.Created.ChainPEM
+				}
+			}
+			if out.Items[3].Created.JobID == "" {
+				t.Error("the answer names no job")
+			}
+		})
+	}
+	wg.Wait()
+	for _, a := range answers {
+		if a != answers[0] || a == "" {
+			t.Errorf("the answers differ: %q and %q", a, answers[0])
+		}
+	}
+	in.Body.Requests = in.Body.Requests[:1]
+	_, err := client.Do(t.Context(), r.Client, api.IssueCertificates, in)
+	is(t, err, fault.Conflict, "Idempotency-Key")
+}
+
+func TestBulkUnderAnIdempotencyKeyStartsOnce(t *testing.T) {
+	t.Parallel()
+	r := run(t, nil)
+	one := &api.NewCertificate{Body: estate(t, r)}
+	one.Body.Name, one.Body.SANs = "one", []string{"one.example.com"}
+	made, err := client.Do(t.Context(), r.Client, api.IssueCertificate, one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := &api.NewBulk{IdempotencyKey: "once"}
+	in.Body.Action, in.Body.Reason, in.Body.Criteria.IDs = "revoke", "superseded", []string{made.Certificate.ID}
+	ids := make([]string, 8)
+	var wg sync.WaitGroup
+	for i := range ids {
+		wg.Go(func() {
+			out, err := client.Do(t.Context(), r.Client, api.StartBulk, in)
+			if err != nil || out.Total != 1 || out.Open != 1 {
+				t.Errorf("%+v (%v)", out, err)
+			}
+			ids[i] = out.ID
+		})
+	}
+	wg.Wait()
+	for _, id := range ids {
+		if id != ids[0] {
+			t.Errorf("%s and %s were started", id, ids[0])
+		}
+	}
+	var o api.BulkOperation
+	for end := time.Now().Add(time.Minute); o.FinishedAt == nil && err == nil && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		o, err = client.Do(t.Context(), r.Client, api.GetBulk, &api.OneBulk{ID: ids[0]})
+	}
+	if err != nil || o.FinishedAt == nil || o.Done != 1 || o.Open != 0 || strings.Contains(string(o.Args), made.Certificate.ID) {
+		t.Errorf("%+v (%v)", o, err)
+	}
+	in.Body.Reason = "keyCompromise"
+	_, err = client.Do(t.Context(), r.Client, api.StartBulk, in)
+	is(t, err, fault.Conflict, "Idempotency-Key")
+}
+
 func TestListIsNotSentTwice(t *testing.T) {
 	t.Parallel()
 	r := run(t, nil)
@@ -361,7 +444,7 @@ func TestNoPathRenewsWhatIsRevokedOrArchived(t *testing.T) {
 	if _, err := pool.Exec(t.Context(), `update certificates set renew_at = now()`); err != nil {
 		t.Fatal(err)
 	}
-	bulk := &api.NewBulk{}
+	bulk := &api.TryBulk{}
 	bulk.Body.Action, bulk.Body.Criteria.All = "renew", true
 	p, err := client.Do(t.Context(), r.Client, api.PreviewBulk, bulk)
 	if err != nil || p.Would != 0 || p.Matched != 2 {

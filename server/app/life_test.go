@@ -740,7 +740,7 @@ var forbidden = []invariant{
 			or (select count(*) from audit_events e where action = 'crl.signed' and resource_id = l.id
 				and details ->> 'number' = after ->> 'number') <> 1)`},
 	{"an idempotency key is of what there is", `
-		select key from idempotency_keys where not exists (select from certificates where id = response::jsonb ->> 0)
+		select key from idempotency_keys where not exists (select from certificates where id = response::jsonb -> 0 ->> 'id')
 		  and route = 'create-certificate'`},
 	{"what can be renewed is renewed if its policy says so, and nothing else", `
 		select c.id || ' is ' || c.state || ', renewed at ' || coalesce(c.renew_at::text, 'no time') || ', policy ' || p.auto_renew

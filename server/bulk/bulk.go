@@ -118,7 +118,13 @@ type Body struct {
 }
 
 // New asks for an action.
-type New struct{ Body Body }
+type New struct {
+	IdempotencyKey string `header:"Idempotency-Key" maxLength:"200" doc:"a request that is sent again under the same key is answered as the first was"`
+	Body           Body
+}
+
+// A Trial asks what an action would do.
+type Trial struct{ Body Body }
 
 func (b *Body) check(ctx context.Context) (*Action, error) {
 	a, ok := actions.Row(b.Action)
@@ -154,7 +160,7 @@ type Preview struct {
 }
 
 // Preview does nothing, and says what would be done.
-func (b *Bulk) Preview(ctx context.Context, in *New) (Preview, error) {
+func (b *Bulk) Preview(ctx context.Context, in *Trial) (Preview, error) {
 	a, err := in.Body.check(ctx)
 	if err != nil {
 		return Preview{}, err
@@ -182,30 +188,25 @@ func (b *Bulk) Start(ctx context.Context, in *New) (store.BulkOperation, error) 
 	if err != nil {
 		return store.BulkOperation{}, err
 	}
-	o := store.BulkOperation{ID: cert.NewID("blk"), Action: a.Name, CreatedBy: perm.From(ctx).ID}
-	if o.Args, err = json.Marshal(in.Body); err != nil {
-		return o, err
+	by := perm.From(ctx).ID
+	args, err := json.Marshal(in.Body)
+	if err != nil {
+		return store.BulkOperation{}, err
 	}
-	if o.Criteria, err = json.Marshal(in.Body.Criteria); err != nil {
-		return o, err
-	}
-	err = pg.InTx(ctx, b.DB, func(tx pgx.Tx) error {
+	o, err := store.Once(ctx, b.DB, by, in.IdempotencyKey, "start-bulk", in.Body, func(tx pgx.Tx) (store.BulkOperation, error) {
+		o := store.BulkOperation{ID: cert.NewID("blk"), Action: a.Name, Args: args, CreatedBy: by}
 		if _, _, err := b.owner(ctx, tx, in.Body); err != nil {
-			return err
+			return o, err
 		}
-		if o.JobID, err = job.Bulk.Enqueue(ctx, tx, job.New{CreatedBy: o.CreatedBy}, job.BulkArgs{Operation: o.ID}); err != nil {
-			return err
+		if o.JobID, err = job.Bulk.Enqueue(ctx, tx, job.New{CreatedBy: by}, job.BulkArgs{Operation: o.ID}); err != nil {
+			return o, err
 		}
-		n, err := store.InsertBulk(ctx, tx, o, in.Body.Criteria)
-		if err != nil {
-			return err
+		if o, err = store.InsertBulk(ctx, tx, o, in.Body.Criteria); err != nil {
+			return o, err
 		}
-		if o, err = store.BulkByID(ctx, tx, o.ID); err != nil {
-			return err
-		}
-		return audit.Write(ctx, tx, audit.Event{
+		return o, audit.Write(ctx, tx, audit.Event{
 			Action: audit.BulkStarted, ResourceKind: "bulk", ResourceID: o.ID,
-			Details: in.Body.details(n),
+			Details: in.Body.details(o.Total),
 		})
 	})
 	if err == nil {
@@ -284,7 +285,7 @@ func (b *Bulk) Work(ctx context.Context, t *job.Task, args job.BulkArgs) error {
 		return err
 	}
 	a, ok := actions.Row(o.Action)
-	var body Body
+	var body Body // but for the ids
 	if err := json.Unmarshal(o.Args, &body); err != nil || !ok {
 		return fmt.Errorf("arguments of the operation: %w", err)
 	}

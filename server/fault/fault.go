@@ -71,6 +71,14 @@ func OfStatus(status int) *Kind {
 	return Internal
 }
 
+// KindOf returns the kind with the code, or Internal for one that no kind has.
+func KindOf(code string) *Kind {
+	if k, ok := kinds.Row(code); ok {
+		return k
+	}
+	return Internal
+}
+
 // Error carries a kind and a message that is safe to show to the caller.
 type Error struct {
 	Kind *Kind

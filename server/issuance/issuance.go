@@ -22,6 +22,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
 
 	"certctl/server/audit"
 	"certctl/server/cert"
@@ -42,6 +43,7 @@ type Issuance struct {
 	Box     *seal.Box
 	Issuers *issuer.Registry
 	Metrics *metric.Set
+	Log     *zap.Logger
 	Wake    func() // tells this replica that jobs were queued
 }
 
@@ -78,25 +80,9 @@ type Created struct {
 // Create issues a certificate.
 func (s *Issuance) Create(ctx context.Context, in *New) (Created, error) {
 	once := store.OnceKey{Actor: perm.From(ctx).ID, Key: in.IdempotencyKey, Route: "create-certificate"}
-	if once.Key != "" {
-		if err := once.Ask(in.Body); err != nil {
-			return Created{}, err
-		}
-		var first []string
-		if again, err := store.Answered(ctx, s.DB, once, &first); err != nil || again {
-			return s.again(ctx, first, err)
-		}
-	}
-	outcomes, err := s.create(ctx, []Request{in.Body}, &once)
+	outcomes, err := s.createOnce(ctx, []Request{in.Body}, &once)
 	if err == nil {
 		err = outcomes[0].err
-	}
-	if err != nil && once.Key != "" && fault.Of(err) == fault.Conflict {
-		// Another call under the same key may have come first.
-		var first []string
-		if again, err := store.Answered(ctx, s.DB, once, &first); err != nil || again {
-			return s.again(ctx, first, err)
-		}
 	}
 	if err != nil {
 		return Created{}, err
@@ -104,30 +90,76 @@ func (s *Issuance) Create(ctx context.Context, in *New) (Created, error) {
 	return outcomes[0].created, nil
 }
 
-// again answers with the certificate that an earlier call under the same
-// idempotency key made, as it is now.
-func (s *Issuance) again(ctx context.Context, ids []string, err error) (Created, error) {
-	if err != nil || len(ids) != 1 {
-		return Created{}, err
+// createOnce is create for a call that may be sent again: under the key of an
+// earlier call it answers with what that one made, as it is now.
+func (s *Issuance) createOnce(ctx context.Context, requests []Request, once *store.OnceKey) ([]outcome, error) {
+	if once.Key == "" {
+		return s.create(ctx, requests, once)
 	}
-	c, err := store.CertificateByID(ctx, s.DB, ids[0])
-	if err == nil && c.Version == nil {
-		jobs, err := job.List(ctx, s.DB, job.Filter{CertificateID: c.ID}, 1)
-		if err != nil || len(jobs) == 0 {
-			return Created{Certificate: c}, err
+	if err := once.Ask(requests); err != nil {
+		return nil, err
+	}
+	if outcomes, again, err := s.again(ctx, *once); err != nil || again {
+		return outcomes, err
+	}
+	outcomes, err := s.create(ctx, requests, once)
+	refused := func(o outcome) bool { return fault.Of(o.err) == fault.Conflict }
+	if err != nil && fault.Of(err) == fault.Conflict || err == nil && slices.ContainsFunc(outcomes, refused) {
+		// Another call under the same key may have come first.
+		if outcomes, again, err := s.again(ctx, *once); err != nil || again {
+			return outcomes, err
 		}
-		return Created{Certificate: c, JobID: jobs[0].ID}, nil
 	}
-	if err != nil {
-		return Created{}, err
+	return outcomes, err
+}
+
+// kept is what an idempotency key keeps of an outcome.
+type kept struct {
+	ID    string `json:"id,omitempty"` // of the certificate
+	JobID string `json:"job_id,omitempty"`
+	Code  string `json:"code,omitempty"` // of the refusal
+	Error string `json:"error,omitempty"`
+}
+
+func keep(outcomes []outcome) []kept {
+	all := make([]kept, len(outcomes))
+	for i, o := range outcomes {
+		if o.err != nil {
+			all[i] = kept{Code: fault.Of(o.err).Code, Error: fault.Shown(o.err)}
+		} else {
+			all[i] = kept{ID: o.row.ID, JobID: o.created.JobID}
+		}
 	}
-	v, err := store.VersionDER(ctx, s.DB, c.ID, *c.Version)
-	return Created{Certificate: c, CertificatePEM: encode(v.Leaf), ChainPEM: encode(v.Chain...)}, err
+	return all
+}
+
+// again returns what an earlier call under the same idempotency key came to. It
+// reports false if there was none.
+func (s *Issuance) again(ctx context.Context, once store.OnceKey) ([]outcome, bool, error) {
+	var first []kept
+	if again, err := store.Answered(ctx, s.DB, once, &first); err != nil || !again {
+		return nil, false, err
+	}
+	outcomes := make([]outcome, len(first))
+	byID := map[string]*outcome{}
+	for i, k := range first {
+		if k.ID == "" {
+			outcomes[i].err = &fault.Error{Kind: fault.KindOf(k.Code), Msg: k.Error}
+			continue
+		}
+		outcomes[i].created.JobID = k.JobID
+		byID[k.ID] = &outcomes[i]
+	}
+	b := &pgx.Batch{}
+	store.QueueDERs(b, keys(byID), func(id string, d store.DERs) { byID[id].chain = append([][]byte{d.Leaf}, d.Chain...) })
+	store.QueueCertificatesByID(b, keys(byID), func(c store.Certificate) { byID[c.ID].created = created(byID[c.ID], c) })
+	return outcomes, true, pg.Fault(s.DB.SendBatch(ctx, b).Close(), "certificates")
 }
 
 // NewMany asks for many certificates at once.
 type NewMany struct {
-	Body struct {
+	IdempotencyKey string `header:"Idempotency-Key" maxLength:"200" doc:"a request that is sent again under the same key is answered as the first was"`
+	Body           struct {
 		Requests []Request `json:"requests" minItems:"1" maxItems:"500" nullable:"false"`
 	}
 }
@@ -149,10 +181,14 @@ type Outcome struct {
 // CreateMany issues certificates in one transaction. A request that is refused
 // does not keep the others from being issued.
 func (s *Issuance) CreateMany(ctx context.Context, in *NewMany) (Many, error) {
-	outcomes, err := s.create(ctx, in.Body.Requests, nil)
+	once := store.OnceKey{Actor: perm.From(ctx).ID, Key: in.IdempotencyKey, Route: "create-certificates"}
+	outcomes, err := s.createOnce(ctx, in.Body.Requests, &once)
 	many := Many{Items: make([]Outcome, len(outcomes))}
 	for i, o := range outcomes {
 		if o.err != nil {
+			if fault.Of(o.err) == fault.Internal {
+				s.Log.Error("a certificate of many was not issued", zap.String("name", in.Body.Requests[i].Name), zap.Error(o.err))
+			}
 			many.Items[i] = Outcome{Code: fault.Of(o.err).Code, Error: fault.Shown(o.err)}
 			continue
 		}
@@ -392,13 +428,11 @@ func (s *Issuance) record(ctx context.Context, outcomes []outcome, once *store.O
 		return err
 	}
 	b.Queue(audit.Statement, args)
-	if once != nil && once.Key != "" {
-		if err := once.Queue(b, []string{rows[0].ID}); err != nil {
-			return err
-		}
-	}
 	store.QueueCertificatesByID(b, keys(byID), func(c store.Certificate) { byID[c.ID].created = created(byID[c.ID], c) })
 	if len(waiting) == 0 {
+		if err := once.Queue(b, keep(outcomes)); err != nil {
+			return err
+		}
 		err = s.DB.SendBatch(ctx, b).Close()
 	} else {
 		err = pg.InTx(ctx, s.DB, func(tx pgx.Tx) error {
@@ -417,7 +451,11 @@ func (s *Issuance) record(ctx context.Context, outcomes []outcome, once *store.O
 					return err
 				}
 			}
-			return nil
+			b := &pgx.Batch{}
+			if err := once.Queue(b, keep(outcomes)); err != nil || b.Len() == 0 {
+				return err
+			}
+			return tx.SendBatch(ctx, b).Close()
 		})
 		s.Wake()
 	}

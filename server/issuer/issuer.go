@@ -88,7 +88,7 @@ func Declare[C any, I Issuer](name, does string, open func(C, connector.Env) (I,
 	var none I
 	can := []string{}
 	for _, a := range abilities.Rows() {
-		if a.in(none) {
+		if a.In(none) {
 			can = append(can, a.Name)
 		}
 	}
@@ -103,9 +103,9 @@ func Declare[C any, I Issuer](name, does string, open func(C, connector.Env) (I,
 
 // An Ability is what some types of issuers can do beside signing.
 type Ability struct {
-	Name string `json:"name"`
-	Does string `json:"does"`
-	in   func(Issuer) bool
+	Name string            `json:"name"`
+	Does string            `json:"does"`
+	In   func(Issuer) bool `json:"-"` // whether the issuer has it
 }
 
 var abilities = table.By(func(a *Ability) string { return a.Name })

@@ -448,8 +448,8 @@ func TestDeleteFinished(t *testing.T) {
 	exec(t, pool, `update jobs set finished_at = now() - interval '2 days' where finished_at is not null and id like '%-1'`)
 	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
 		_, err := tx.Exec(t.Context(), `
-			insert into bulk_operations (id, action, args, criteria, job_id, created_by)
-			select 'blk ' || id, 'renew', '{}', '{}', id, 'key-1' from jobs where kind = 'bulk'`)
+			insert into bulk_operations (id, action, args, job_id, created_by)
+			select 'blk ' || id, 'renew', '{}', id, 'key-1' from jobs where kind = 'bulk'`)
 		if err == nil {
 			_, err = tx.Exec(t.Context(), `insert into bulk_items (operation_id, certificate_id) select id, 'crt-1' from bulk_operations`)
 		}

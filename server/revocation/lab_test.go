@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
 
 	"certctl/server/audit"
 	"certctl/server/cert"
@@ -48,7 +49,7 @@ func labOn(t testing.TB, db *pgxpool.Pool) *lab {
 	l := &lab{t: t, db: db, issuers: map[string]issuer.Issuer{}}
 	l.ctx = audit.WithReplica(perm.With(t.Context(), perm.Actor{Kind: perm.ByKey, ID: "k", Name: "somebody"}), "one")
 	l.Revocations = &revocation.Revocations{
-		DB: db, Metrics: metric.New(), Replica: "one", Validity: validity,
+		DB: db, Metrics: metric.New(), Replica: "one", Validity: validity, Log: zap.NewNop(),
 		Open: func(_ context.Context, _ pg.Q, id string) (issuer.Issuer, error) {
 			if i, ok := l.issuers[id]; ok {
 				return i, nil
@@ -73,9 +74,9 @@ func labOn(t testing.TB, db *pgxpool.Pool) *lab {
 func (l *lab) another(url string) *lab {
 	other := *l
 	other.db = pgtest.Pool(l.t, url)
-	r := *l.Revocations
-	r.DB, r.Replica = other.db, "two"
-	other.Revocations = &r
+	other.Revocations = &revocation.Revocations{
+		DB: other.db, Open: l.Open, Metrics: l.Metrics, Replica: "two", Validity: l.Validity, Log: l.Log,
+	}
 	return &other
 }
 

@@ -10,10 +10,12 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
 
 	"certctl/server/audit"
 	"certctl/server/cert"
@@ -32,6 +34,9 @@ type Revocations struct {
 	Metrics  *metric.Set
 	Replica  string
 	Validity time.Duration // of a list
+	Log      *zap.Logger
+
+	newest sync.Map // the newest list that was served, by the id of its issuer
 }
 
 // Init shows the metrics of every reason at zero.
@@ -215,6 +220,9 @@ func (r *Revocations) RevokeMany(ctx context.Context, tx pgx.Tx, ids []string, r
 		one := store.Outcome{ID: c.CertificateID, Outcome: store.Done}
 		if c.Err != nil {
 			one.Outcome, one.Message = store.Failed, fault.Shown(c.Err)
+		}
+		if c.Err != nil && fault.Of(c.Err) == fault.Internal {
+			r.Log.Error("a certificate of many was not revoked", zap.String("certificate", c.CertificateID), zap.Error(c.Err))
 		}
 		if kind := fault.Of(c.Err); c.Err != nil && (kind == fault.Conflict || kind == fault.NotFound) {
 			one.Outcome = store.Skipped

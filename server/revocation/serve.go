@@ -18,9 +18,19 @@ import (
 // ServeCRL answers with the newest list of the issuer that the path names, to
 // anybody (RFC 5280 §4.2.1.13). It has written nothing if it returns an error.
 func (r *Revocations) ServeCRL(w http.ResponseWriter, req *http.Request) error {
-	list, err := store.NewestCRL(req.Context(), r.DB, req.PathValue("issuer"), reader(req))
+	id, asks := req.PathValue("issuer"), reader(req)
+	held, _ := r.newest.Load(id)
+	if held != nil {
+		asks.Held = held.(store.CRL).Number
+	}
+	list, err := store.NewestCRL(req.Context(), r.DB, id, asks)
 	if err != nil {
 		return err
+	}
+	if list.DER != nil {
+		r.newest.Store(id, list) // one that is older than another reader's is read again
+	} else if held != nil && list.Number == asks.Held && !asks.Head {
+		list.DER = held.(store.CRL).DER
 	}
 	h := w.Header()
 	if list.Number == 0 {

@@ -72,8 +72,7 @@ func BulkMatches(ctx context.Context, q pg.Q, c BulkCriteria) ([]BulkMatch, erro
 type BulkOperation struct {
 	ID         string          `json:"id"`
 	Action     string          `json:"action"`
-	Args       json.RawMessage `json:"args" doc:"of the action"`
-	Criteria   json.RawMessage `json:"criteria"`
+	Args       json.RawMessage `json:"args" doc:"of the action; ids of certificates that it names are left out, as its items have them"`
 	JobID      string          `json:"job_id" doc:"of the job that does it"`
 	JobState   string          `json:"job_state"`
 	Total      int             `json:"total" doc:"certificates that were chosen when it was asked for"`
@@ -87,38 +86,38 @@ type BulkOperation struct {
 }
 
 // InsertBulk records an operation on what the criteria choose now, and returns
-// how many certificates that are.
-func InsertBulk(ctx context.Context, q pg.Q, o BulkOperation, c BulkCriteria) (int, error) {
+// it with how many certificates that are.
+func InsertBulk(ctx context.Context, q pg.Q, o BulkOperation, c BulkCriteria) (BulkOperation, error) {
 	args, err := c.args()
 	if err != nil {
-		return 0, err
+		return o, err
 	}
 	_, err = q.Exec(ctx, `
-		insert into bulk_operations (id, action, args, criteria, job_id, created_by)
-		values (@id, @action, @args::text::jsonb, @criteria::text::jsonb, @job, @by)`,
-		pgx.StrictNamedArgs{
-			"id": o.ID, "action": o.Action, "args": string(o.Args), "criteria": string(o.Criteria), "job": o.JobID, "by": o.CreatedBy,
-		})
+		insert into bulk_operations (id, action, args, job_id, created_by)
+		values (@id, @action, @args::text::jsonb, @job, @by)`,
+		pgx.StrictNamedArgs{"id": o.ID, "action": o.Action, "args": string(o.Args), "job": o.JobID, "by": o.CreatedBy})
 	if err != nil {
-		return 0, pg.Fault(err, "bulk operation")
+		return o, pg.Fault(err, "bulk operation")
 	}
 	args["operation"] = o.ID
-	tag, err := q.Exec(ctx, `
-		insert into bulk_items (operation_id, certificate_id)
-		select @operation, c.id from certificates c where `+bulkMatches, args)
-	return int(tag.RowsAffected()), pg.Fault(err, "bulk operation")
+	_, err = q.Exec(ctx, `
+		with chosen as (
+			insert into bulk_items (operation_id, certificate_id)
+			select @operation, c.id from certificates c where `+bulkMatches+`
+			returning 1
+		)
+		update bulk_operations set total = (select count(*) from chosen) where id = @operation`, args)
+	if err != nil {
+		return o, pg.Fault(err, "bulk operation")
+	}
+	return BulkByID(ctx, q, o.ID)
 }
 
 const selectBulk = `
-	select o.id, o.action, o.args, o.criteria, o.job_id, j.state as job_state, o.created_at, o.created_by, o.finished_at,
-		i.total, i.open, i.done, i.skipped, i.failed
+	select o.id, o.action, o.args #- '{criteria,ids}' as args, o.job_id, j.state as job_state, o.created_at, o.created_by, o.finished_at,
+		o.total, o.total - o.done - o.skipped - o.failed as open, o.done, o.skipped, o.failed
 	from bulk_operations o
-	join jobs j on j.id = o.job_id
-	cross join lateral (
-		select count(*) as total, count(*) filter (where outcome is null) as open,
-			count(*) filter (where outcome = 'done') as done, count(*) filter (where outcome = 'skipped') as skipped,
-			count(*) filter (where outcome = 'failed') as failed
-		from bulk_items where operation_id = o.id) i`
+	join jobs j on j.id = o.job_id`
 
 // BulkByID returns one operation, with how far it has come.
 func BulkByID(ctx context.Context, q pg.Q, id string) (BulkOperation, error) {
@@ -187,9 +186,17 @@ func CloseBulkItems(ctx context.Context, q pg.Q, operation string, outcomes []Ou
 		ids, results, messages = append(ids, o.ID), append(results, o.Outcome), append(messages, o.Message)
 	}
 	_, err := q.Exec(ctx, `
-		update bulk_items i set outcome = u.outcome, message = u.message
-		from unnest(@ids::text[], @outcomes::text[], @messages::text[]) u (id, outcome, message)
-		where i.operation_id = @operation and i.certificate_id = u.id and i.outcome is null`,
+		with closed as (
+			update bulk_items i set outcome = u.outcome, message = u.message
+			from unnest(@ids::text[], @outcomes::text[], @messages::text[]) u (id, outcome, message)
+			where i.operation_id = @operation and i.certificate_id = u.id and i.outcome is null
+			returning i.outcome
+		)
+		update bulk_operations set
+			done = done + (select count(*) from closed where outcome = 'done'),
+			skipped = skipped + (select count(*) from closed where outcome = 'skipped'),
+			failed = failed + (select count(*) from closed where outcome = 'failed')
+		where id = @operation`,
 		pgx.StrictNamedArgs{"operation": operation, "ids": ids, "outcomes": results, "messages": messages})
 	return pg.Fault(err, "bulk operation")
 }

@@ -119,6 +119,26 @@ func VersionDER(ctx context.Context, q pg.Q, id string, number int) (DERs, error
 	return d, pg.Fault(err, "version of the certificate")
 }
 
+// QueueDERs queues the reading of what was issued as the current versions of
+// certificates that have one.
+func QueueDERs(b *pgx.Batch, ids []string, each func(id string, d DERs)) {
+	b.Queue(`
+		select c.id, v.number, v.der, h.ders
+		from certificates c
+		join certificate_versions v on v.certificate_id = c.id and v.number = c.version
+		join chains h on h.id = v.chain_id
+		where c.id = any($1)`, ids).Query(func(rows pgx.Rows) error {
+		var id string
+		var d DERs
+		_, err := pgx.ForEachRow(rows, []any{&id, &d.Number, &d.Leaf, &d.Chain}, func() error {
+			each(id, d)
+			d = DERs{}
+			return nil
+		})
+		return err
+	})
+}
+
 // LockCertificate returns a certificate and keeps others from changing it until
 // the transaction ends.
 func LockCertificate(ctx context.Context, q pg.Q, id string) (Certificate, error) {

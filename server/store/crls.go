@@ -150,7 +150,7 @@ type CRL struct {
 	Size       int64
 	MaxAge     int64  // seconds
 	Same       bool   // whether it is what the reader has
-	DER        []byte // null if it is, or was not wanted
+	DER        []byte // null if it is, or was not wanted, or is held
 }
 
 // A Reader says what it has of a list, and whether it wants another.
@@ -158,7 +158,8 @@ type Reader struct {
 	Any     bool // whatever there is
 	Numbers []int64
 	Since   *time.Time
-	Head    bool // wants none
+	Head    bool  // wants none
+	Held    int64 // number of the list that the replica has in memory
 }
 
 // NewestCRL reads an issuer's list, and its bytes only if they are new to the
@@ -173,8 +174,8 @@ func NewestCRL(ctx context.Context, q pg.Q, issuerID string, r Reader) (CRL, err
 					or coalesce(this_update <= @since::timestamptz, false)) as same
 			from crls where issuer_id = @issuer
 		)
-		select number, this_update, size, max_age, same, case when not same and not @head then der end as der from c`,
-		pgx.StrictNamedArgs{"issuer": issuerID, "any": r.Any, "numbers": r.Numbers, "since": r.Since, "head": r.Head})
+		select number, this_update, size, max_age, same, case when not same and not @head and number <> @held then der end as der from c`,
+		pgx.StrictNamedArgs{"issuer": issuerID, "any": r.Any, "numbers": r.Numbers, "since": r.Since, "head": r.Head, "held": r.Held})
 	l, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[CRL])
 	return l, pg.Fault(err, "revocation list of an issuer with this id")
 }
