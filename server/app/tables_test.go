@@ -231,11 +231,11 @@ func TestDecisionsDoNotReadTheProcessClock(t *testing.T) {
 // Each tier may import the tiers above it in this list. A package may import
 // its parent.
 var tiers = [][]string{
-	{"server/table", "server/fault", "server/seal", "migrations"},
-	{"server/config", "server/perm", "server/metric", "server/cert", "server/pg"},
-	{"server/migrate", "server/schedule", "server/job", "server/audit", "server/store", "server/connector"},
-	{"server/web", "server/issuer"},
-	{"server/auth", "server/inventory", "server/issuance", "server/renewal", "server/revocation", "server/bulk"},
+	{"server/table", "server/fault", "server/seal", "server/defect", "migrations"},
+	{"server/config", "server/perm", "server/metric", "server/cert", "server/pg", "server/outbound"},
+	{"server/migrate", "server/schedule", "server/job", "server/audit", "server/store", "server/connector", "server/limit", "server/outbox"},
+	{"server/web", "server/issuer", "server/notify"},
+	{"server/auth", "server/inventory", "server/issuance", "server/renewal", "server/revocation", "server/bulk", "server/alerts"},
 	{"server/api", "server/client"},
 	{"server/app", "evidence"},
 	{"cmd"},

@@ -3,14 +3,20 @@
 package connector
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 )
 
 // Env is what the server tells a connector about itself.
 type Env struct {
 	ID     string // of the row that has the settings
 	PKIURL string // where relying parties reach the server's public routes; empty if nowhere
+
+	// Dial connects to the outside, to where that is allowed. Every connection
+	// that settings name goes through it.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // A Type is a kind of outside system that T is the contract of. Settings are

@@ -1,0 +1,43 @@
+// Package notify is the contract of channels, which tell people and programs
+// outside of what happens.
+package notify
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"certctl/server/connector"
+)
+
+// A Channel delivers messages to one place.
+type Channel interface {
+	// Send delivers a message. A fault whose kind says that the same call cannot
+	// succeed later is final; every other error has the message sent again, under
+	// the same key. Send honours its context.
+	Send(ctx context.Context, m Message) error
+
+	// Test says what keeps the channel from delivering. It delivers nothing.
+	Test(ctx context.Context) error
+}
+
+// A Message is what there is to tell, for people and for programs.
+type Message struct {
+	Key      string          // the same whenever the message is sent; receivers know a repetition by it
+	Event    string          // what happened, as in "cert.expiring"
+	Severity string          // how bad it is
+	At       time.Time       // when it happened
+	Subject  string          // one line
+	Text     string          // plain text
+	HTML     string          // the same for those who would rather see it; may be empty
+	Data     json.RawMessage // the same for programs: a JSON object
+	To       []string        // mail addresses of those whom it concerns, beside the channel's own
+}
+
+// Type is a type of channel.
+type Type = connector.Type[Channel]
+
+// Declare returns the type of the channels that open returns.
+func Declare[C any](name, does string, open func(C, connector.Env) (Channel, error)) Type {
+	return connector.Declare(name, does, []string{}, open, nil)
+}
