@@ -16,6 +16,7 @@ import (
 
 	"certctl/server/audit"
 	"certctl/server/fault"
+	"certctl/server/limit"
 	"certctl/server/perm"
 	"certctl/server/pg"
 	"certctl/server/store"
@@ -25,6 +26,9 @@ import (
 type Access struct {
 	DB             *pgxpool.Pool
 	BootstrapToken string // empty: no first key can be made
+	Limiter        *limit.Limiter
+
+	admitted limit.Merger[caller, store.Admission]
 }
 
 // A secret has the form ck_ID_RANDOM. The id is no secret: it finds the row,
@@ -49,20 +53,69 @@ func sum(secret string) []byte {
 	return h[:]
 }
 
-// Admit says who presents secret.
-func (a *Access) Admit(ctx context.Context, secret string) (perm.Actor, error) {
+// Admit says who presents secret from an address, and what the limits of the
+// address and of the key say to the request: as many as were asked. The actor is
+// nobody's if one of them refuses.
+func (a *Access) Admit(ctx context.Context, address, secret string) (perm.Actor, []limit.Decision, error) {
 	rest, ok := strings.CutPrefix(secret, secretPrefix)
 	id, _, found := strings.Cut(rest, "_")
-	if !ok || !found || len(secret) > 100 {
-		return perm.Actor{}, errUnknown
+	if !ok || !found || len(secret) > 100 || !plain(id) {
+		d, err := a.Limiter.Take(ctx, limit.HTTPAddress, address)
+		if err == nil && d.Admitted {
+			err = errUnknown
+		}
+		return perm.Actor{}, []limit.Decision{d}, err
+	}
+	ofAddress, ofActor := a.Limiter.Terms(limit.HTTPAddress), a.Limiter.Terms(limit.HTTPActor)
+	var said []limit.Decision
+	shared := a.Limiter.Shared()
+	if !shared {
+		d := a.Limiter.TakeOwn(ofAddress, address)
+		if said = append(said, d); !d.Admitted {
+			return perm.Actor{}, said, nil
+		}
 	}
 	hash := sum(secret)
-	k, err := store.Admit(ctx, a.DB, id, hash)
+	k, place, err := a.admitted.Do(ctx, caller{address, [sha256.Size]byte(hash)}, func(ctx context.Context, asked int64) (store.Admission, error) {
+		if !shared {
+			return store.Admit(ctx, a.DB, address, nil, nil, id, hash, asked)
+		}
+		return store.Admit(ctx, a.DB, address, &ofAddress, &ofActor, id, hash, asked)
+	})
+	if err != nil {
+		return perm.Actor{}, said, err
+	}
+	if shared {
+		d := ofAddress.Of(k.Address, place)
+		if said = append(said, d); !d.Admitted {
+			return perm.Actor{}, said, nil
+		}
+	}
+	actor, err := opens(k, hash)
+	if err != nil {
+		return perm.Actor{}, said, err
+	}
+	if shared {
+		return actor, append(said, ofActor.Of(k.Actor, place)), nil
+	}
+	return actor, append(said, a.Limiter.TakeOwn(ofActor, actor.ID)), nil
+}
+
+// plain reports whether an id can be one: the database need not be asked for
+// what is none.
+func plain(id string) bool {
+	return id != "" && !strings.ContainsFunc(id, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '2' || r > '7') })
+}
+
+// A caller is whose requests are admitted together.
+type caller struct {
+	address string
+	secret  [sha256.Size]byte
+}
+
+// opens says who presents the secret of the hash, which k was found for.
+func opens(k store.Admission, hash []byte) (perm.Actor, error) {
 	switch {
-	case fault.Of(err) == fault.NotFound || fault.Of(err) == fault.Invalid:
-		return perm.Actor{}, errUnknown
-	case err != nil:
-		return perm.Actor{}, err
 	case subtle.ConstantTimeCompare(hash, k.Hash)|subtle.ConstantTimeCompare(hash, k.PreviousHash) == 0:
 		return perm.Actor{}, errUnknown
 	case k.Revoked:
@@ -72,13 +125,13 @@ func (a *Access) Admit(ctx context.Context, secret string) (perm.Actor, error) {
 	}
 	// What a default role may do is this build's to say; the database says it
 	// of the others.
-	can := k.Permissions
+	can := slices.Clone(k.Permissions)
 	for _, name := range k.Roles {
 		if r, ok := perm.RoleNamed(name); ok {
 			can = append(can, perm.Names(r.Can)...)
 		}
 	}
-	return perm.Actor{Kind: perm.ByKey, ID: k.ID, Name: k.Name, Roles: k.Roles, Can: can, ExpiresAt: k.ExpiresAt}, nil
+	return perm.Actor{Kind: perm.ByKey, ID: k.ID, Name: k.Name, Roles: slices.Clone(k.Roles), Can: can, ExpiresAt: k.ExpiresAt}, nil
 }
 
 var errUnknown = fault.New(fault.Unauthenticated, "no API key has this secret")

@@ -14,6 +14,12 @@ import (
 
 var replicaName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,63}$`)
 
+// The scopes of rate limits.
+const (
+	ScopeCluster = "cluster"
+	ScopeMemory  = "memory"
+)
+
 // The settings.
 var (
 	DatabaseURL = secret("CERTCTL_DATABASE_URL", "a postgres:// URL",
@@ -112,6 +118,31 @@ var (
 	PKIURL = text("CERTCTL_PKI_URL", "", "an http:// or https:// URL",
 		"Where relying parties reach this server's public routes: revocation lists and issuers' certificates. It stands in the certificates that are issued; they point nowhere without it.",
 		"the extensions of an issued certificate", httpURL)
+
+	RateLimitScope = oneOf("CERTCTL_RATE_LIMIT_SCOPE", ScopeCluster,
+		"Who shares what rate limits admit: all replicas, or each has its own.",
+		"what several replicas admit together", ScopeCluster, ScopeMemory)
+	HTTPAddressBurst = integer("CERTCTL_HTTP_ADDRESS_BURST", 100, 1, 1_000_000,
+		"How many requests one address may send at once.",
+		"the refusal of the next")
+	HTTPAddressRate = integer("CERTCTL_HTTP_ADDRESS_RATE", 50, 1, 1_000_000,
+		"How many requests a second one address may send for long.",
+		"the time that a refused request is told to wait")
+	HTTPActorBurst = integer("CERTCTL_HTTP_ACTOR_BURST", 100, 1, 1_000_000,
+		"How many requests may be sent with one API key at once.",
+		"the refusal of the next")
+	HTTPActorRate = integer("CERTCTL_HTTP_ACTOR_RATE", 50, 1, 1_000_000,
+		"How many requests a second may be sent with one API key for long.",
+		"the time that a refused request is told to wait")
+	BootstrapPerHour = integer("CERTCTL_BOOTSTRAP_PER_HOUR", 10, 1, 1_000_000,
+		"How many attempts to use the bootstrap token one address has in an hour.",
+		"the refusal of the next")
+	ExportsPerHour = integer("CERTCTL_EXPORTS_PER_HOUR", 50, 1, 1_000_000,
+		"How many certificates or keys may be exported with one API key in an hour.",
+		"the refusal of the next")
+	RateLimitGCEvery = duration("CERTCTL_RATE_LIMIT_GC_EVERY", time.Minute, 10*time.Millisecond, time.Hour,
+		"How often buckets of rate limits that say nothing any more are deleted.",
+		"the time between passes in the ledger of passes")
 
 	JobsKeep = duration("CERTCTL_JOBS_KEEP", 30*24*time.Hour, time.Hour, 10*365*24*time.Hour,
 		"How long a finished job is kept.",

@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"certctl/server/limit"
 	"certctl/server/pg"
 )
 
@@ -113,23 +114,46 @@ type Admission struct {
 	ExpiresAt    *time.Time
 	Roles        []string
 	Permissions  []string // of those roles that are not declared
+	Address      []int64  // state of the bucket of the address; null if its limit was not asked
+	Actor        []int64  // state of the bucket of the key; null if it was not asked, or the secret opens nothing
 }
 
-// Admit looks a key up by id, in one round trip, and notes its use if hash is
-// that of its secret. It waits for nobody: a use is not noted while the key is
-// being changed.
-func Admit(ctx context.Context, q pg.Q, id string, hash []byte) (Admission, error) {
+// Admit asks the limit of an address, looks a key up by id, and asks the limit of
+// the key if hash is that of its secret: for as many requests as come together,
+// in one round trip. A limit without terms is not asked. If the address has used
+// its bucket up, no key is found.
+//
+// It notes the use of the key, and waits for nobody to: a use is not noted while
+// the key is being changed.
+func Admit(ctx context.Context, q pg.Q, address string, ofAddress, ofActor *limit.Terms, id string, hash []byte, asked int64) (Admission, error) {
+	args := pgx.StrictNamedArgs{"id": id, "hash": hash, "asked": asked, "address": address, "limited": ofAddress != nil}
+	for prefix, t := range map[string]*limit.Terms{"address_": ofAddress, "actor_": ofActor} {
+		if t == nil {
+			t = &limit.Terms{}
+		}
+		args[prefix+"name"], args[prefix+"cap"], args[prefix+"per"] = t.Name, t.Cap, t.Per
+		args[prefix+"sliding"], args[prefix+"durable"] = t.Sliding, t.Durable
+	}
 	rows, _ := q.Query(ctx, `
-		with used as (
+		with address as materialized (
+			select case when @limited then rate_limit_take(
+				@address_name, @address, @asked, @address_cap, @address_per, @address_sliding, @address_durable) end as state
+		), found as materialized (
+			select k.*, coalesce(address.state[1], @asked) as asked,
+				`+liveKey+` and (k.hash = @hash or (k.previous_hash = @hash and k.previous_expires_at > clock_timestamp())) as opens
+			from address, api_keys k where k.id = @id and coalesce(address.state[1], 1) > 0
+		), actor as materialized (
+			select rate_limit_take(
+				@actor_name, found.id, found.asked, @actor_cap, @actor_per, @actor_sliding, @actor_durable) as state
+			from found where found.opens and @limited
+		), used as (
 			update api_keys set last_used_at = clock_timestamp()
 			where id = (
-				select k.id from api_keys k
-				where k.id = @id and `+liveKey+`
-				  and (k.hash = @hash or (k.previous_hash = @hash and k.previous_expires_at > clock_timestamp()))
-				  and (k.last_used_at is null or k.last_used_at < clock_timestamp() - interval '1 minute')
-				for no key update skip locked)
+				select k.id from found join api_keys k on k.id = found.id
+				where found.opens and (k.last_used_at is null or k.last_used_at < clock_timestamp() - interval '1 minute')
+				for no key update of k skip locked)
 		)
-		select k.id, k.name, k.hash, k.expires_at,
+		select coalesce(k.id, '') as id, coalesce(k.name, '') as name, k.hash, k.expires_at,
 		       case when k.previous_expires_at > clock_timestamp() then k.previous_hash end as previous_hash,
 		       k.revoked_at is not null as revoked,
 		       coalesce(k.expires_at <= clock_timestamp(), false) as expired,
@@ -137,9 +161,9 @@ func Admit(ctx context.Context, q pg.Q, id string, hash []byte) (Admission, erro
 		       array(select distinct permission from role_permissions rp
 		             join key_roles kr on kr.role = rp.role
 		             join roles r on r.name = rp.role and not r.declared
-		             where kr.key_id = k.id) as permissions
-		from api_keys k where k.id = @id`,
-		pgx.StrictNamedArgs{"id": id, "hash": hash})
+		             where kr.key_id = k.id) as permissions,
+		       address.state as address, actor.state as actor
+		from address left join found k on true left join actor on true`, args)
 	a, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Admission])
 	return a, pg.Fault(err, "API key")
 }

@@ -1,0 +1,103 @@
+-- readable-from: 0003
+-- What limits have admitted. A row is one bucket; the replicas share it. Its
+-- state is as the function of its algorithm returned it:
+--   1 admitted, 2 asked, 3 left after that, 4 microseconds until one more is
+--   admitted (of a decision that refused some), 5 when the row says nothing any
+--   more, 6 when it was decided, and what the algorithm remembers.
+-- Times are microseconds since 1970 by the database's clock.
+create table rate_limits (
+    name  text not null,
+    key   text not null,
+    state bigint[] not null,
+    primary key (name, key)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+
+-- A token bucket, as the time at which it is full again (GCRA): never more than
+-- cap + t / per are admitted in any time t. per is the time of one token.
+create function rate_limit_bucket(was bigint[], asked bigint, cap bigint, per bigint, now bigint) returns bigint[]
+language plpgsql immutable as $$
+declare
+    full_at  bigint := greatest(was[7], now);
+    room     bigint := greatest((now + cap * per - full_at) / per, 0);
+    admitted bigint := least(asked, room);
+begin
+    full_at := full_at + admitted * per;
+    return array[
+        admitted, asked, room - admitted,
+        case when admitted < asked then full_at + per - cap * per - now else 0 end,
+        full_at, now, full_at];
+end $$;
+
+-- A sliding window: never more than cap are admitted in any time of 16 * per. It
+-- counts in slots of per, the one under way and the 16 before, so that what was
+-- admitted counts for up to one slot longer than the window.
+create function rate_limit_window(was bigint[], asked bigint, cap bigint, per bigint, now bigint) returns bigint[]
+language plpgsql immutable as $$
+declare
+    slot     bigint := greatest(was[7], now / per); -- a clock that was set back stands still
+    counts   bigint[] := array_fill(0::bigint, array[17]);
+    total    bigint := 0;
+    room     bigint;
+    admitted bigint;
+    kept     bigint;
+    wait     bigint := 0;
+begin
+    if slot - was[7] <= 16 then
+        counts := was[9:25];
+        total := was[8];
+        for s in was[7] + 1 .. slot loop
+            total := total - counts[s % 17 + 1];
+            counts[s % 17 + 1] := 0;
+        end loop;
+    end if;
+    room := greatest(cap - total, 0);
+    admitted := least(asked, room);
+    counts[slot % 17 + 1] := counts[slot % 17 + 1] + admitted;
+    total := total + admitted;
+    if admitted < asked then
+        kept := total;
+        for s in slot - 16 .. slot loop
+            kept := kept - counts[s % 17 + 1];
+            wait := (s + 17) * per - now;
+            exit when kept < cap;
+        end loop;
+    end if;
+    return array[admitted, asked, room - admitted, wait, (slot + 17) * per, now, slot, total] || counts;
+end $$;
+
+create function rate_limit_step(was bigint[], asked bigint, cap bigint, per bigint, sliding boolean) returns bigint[]
+language plpgsql volatile as $$
+declare
+    now bigint := extract(epoch from clock_timestamp()) * 1000000;
+begin
+    if sliding then
+        return rate_limit_window(was, asked, cap, per, now);
+    end if;
+    return rate_limit_bucket(was, asked, cap, per, now);
+end $$;
+
+-- Admits up to asked requests to a bucket and returns its state. Whoever comes
+-- while another decides waits, and decides on what that one left. Decisions that
+-- are not durable do not wait for the disk: a crash of the database forgets those
+-- of the last moments.
+create function rate_limit_take(
+    limit_name text, bucket text, asked bigint, cap bigint, per bigint, sliding boolean, durable boolean
+) returns bigint[]
+language plpgsql volatile as $$
+declare
+    found_state bigint[];
+begin
+    if not durable then
+        perform set_config('synchronous_commit', 'off', true);
+    end if;
+    update rate_limits r set state = rate_limit_step(r.state, asked, cap, per, sliding)
+    where r.name = limit_name and r.key = bucket
+    returning r.state into found_state;
+    if not found then
+        insert into rate_limits as r (name, key, state)
+        values (limit_name, bucket, rate_limit_step(null, asked, cap, per, sliding))
+        on conflict (name, key) do update set state = rate_limit_step(r.state, asked, cap, per, sliding)
+        returning r.state into found_state;
+    end if;
+    return found_state;
+end $$;

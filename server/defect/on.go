@@ -1,0 +1,21 @@
+//go:build defects
+
+package defect
+
+import (
+	"os"
+	"sync"
+	"time"
+)
+
+// On reports whether the build has defects.
+const On = true
+
+// clockOffset is how far the replica's clock is from the machine's.
+var clockOffset = sync.OnceValue(func() time.Duration {
+	d, err := time.ParseDuration(os.Getenv("CERTCTL_TEST_CLOCK_OFFSET"))
+	if err != nil {
+		return 0
+	}
+	return d
+})
