@@ -45,9 +45,9 @@ begin
     if slot - was[7] <= 16 then
         counts := was[9:25];
         total := was[8];
-        for s in was[7] + 1 .. slot loop
-            total := total - counts[s % 17 + 1];
-            counts[s % 17 + 1] := 0;
+        for i in 1 .. slot - was[7] loop
+            total := total - counts[(was[7] + i) % 17 + 1];
+            counts[(was[7] + i) % 17 + 1] := 0;
         end loop;
     end if;
     room := greatest(cap - total, 0);
@@ -56,9 +56,9 @@ begin
     total := total + admitted;
     if admitted < asked then
         kept := total;
-        for s in slot - 16 .. slot loop
-            kept := kept - counts[s % 17 + 1];
-            wait := (s + 17) * per - now;
+        for i in 1 .. 17 loop -- the oldest slot first
+            kept := kept - counts[(slot + i) % 17 + 1];
+            wait := (slot + i) * per - now;
             exit when kept < cap;
         end loop;
     end if;
@@ -68,7 +68,7 @@ end $$;
 create function rate_limit_step(was bigint[], asked bigint, cap bigint, per bigint, sliding boolean) returns bigint[]
 language plpgsql volatile as $$
 declare
-    now bigint := extract(epoch from clock_timestamp()) * 1000000;
+    now bigint := date_part('epoch', clock_timestamp()) * 1000000;
 begin
     if sliding then
         return rate_limit_window(was, asked, cap, per, now);

@@ -21,6 +21,7 @@ import (
 
 	"certctl/server/client"
 	"certctl/server/config"
+	"certctl/server/limit"
 	"certctl/server/pg/local"
 	"certctl/server/seal"
 	"certctl/server/web"
@@ -183,6 +184,12 @@ func (l *Lab) Settings(replica, url string, settings map[string]string) map[stri
 	all[config.TLSCertFile.Name] = l.certFile()
 	all[config.TLSKeyFile.Name] = l.keyFile()
 	all[config.Replica.Name] = replica
+	for _, l := range limit.All() { // experiments with a limit set its own
+		all[l.Cap.Name] = "1000000"
+		if l.Rate != nil {
+			all[l.Rate.Name] = "100000"
+		}
+	}
 	for name, value := range settings {
 		all[name] = value
 	}

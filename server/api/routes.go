@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"certctl/server/limit"
 	"certctl/server/perm"
 	"certctl/server/table"
 	"certctl/server/web"
@@ -15,13 +16,15 @@ import (
 var (
 	Healthz = raw(&web.Route{
 		Name: "get-health", Method: http.MethodGet, Path: "/healthz", Content: "text/plain",
-		Does:   "says that the process answers",
-		Public: "it is what a supervisor asks, and says nothing else",
+		Does:      "says that the process answers",
+		Public:    "it is what a supervisor asks, and says nothing else",
+		Unlimited: "it costs nothing, and has to be answered whatever the database does",
 	})
 	Readyz = typed[Empty, Ready](&web.Route{
 		Name: "get-readiness", Method: http.MethodGet, Path: "/readyz",
-		Does:   "says whether this replica can serve: its database answers and it is not shutting down",
-		Public: "it is what a load balancer asks, and says nothing else",
+		Does:      "says whether this replica can serve: its database answers and it is not shutting down",
+		Public:    "it is what a load balancer asks, and says nothing else",
+		Unlimited: "a load balancer that is refused takes the replica for broken",
 	})
 	Metrics = raw(&web.Route{
 		Name: "get-metrics", Method: http.MethodGet, Path: "/metrics", Content: "text/plain; version=0.0.4",
@@ -41,8 +44,9 @@ var (
 
 	Bootstrap = typed[NewBootstrap, KeySecret](&web.Route{
 		Name: "bootstrap", Method: http.MethodPost, Path: "/api/v1/bootstrap", Status: http.StatusCreated,
-		Does:   "makes the first API key, which holds the admin role, from the bootstrap token",
-		Public: "the token, which works once in the life of a database, is the credential",
+		Does:    "makes the first API key, which holds the admin role, from the bootstrap token",
+		Public:  "the token, which works once in the life of a database, is the credential",
+		Besides: []*limit.Limit{limit.BootstrapAttempts},
 	})
 	CreateKey = typed[NewKey, KeySecret](&web.Route{
 		Name: "create-key", Method: http.MethodPost, Path: "/api/v1/keys", Status: http.StatusCreated,
@@ -304,17 +308,17 @@ var (
 	ExportPEM = typed[CertificateExport, ExportedPEM](&web.Route{
 		Name: "export-certificate", Method: http.MethodGet, Path: "/api/v1/certificates/{id}/pem",
 		Does:  "answers with a certificate and its chain in PEM",
-		Needs: perm.CertRead, Tagged: true,
+		Needs: perm.CertRead, Tagged: true, Besides: []*limit.Limit{limit.CertExport},
 	})
 	ExportTrustStore = typed[TrustStoreExport, ExportedTrustStore](&web.Route{
 		Name: "export-trust-store", Method: http.MethodPost, Path: "/api/v1/certificates/{id}/pkcs12",
 		Does:  "answers with a certificate and its chain as a PKCS#12 trust store, without a key",
-		Needs: perm.CertRead,
+		Needs: perm.CertRead, Besides: []*limit.Limit{limit.CertExport},
 	})
 	DownloadKey = typed[KeyDownload, DownloadedKey](&web.Route{
 		Name: "download-key", Method: http.MethodPost, Path: "/api/v1/certificates/{id}/key",
 		Does:  "hands out a key that the server made, with its certificate, as PEM or PKCS#12, and erases it",
-		Needs: perm.CertExportKey,
+		Needs: perm.CertExportKey, Besides: []*limit.Limit{limit.CertExport},
 	})
 	RenewCertificate = typed[OneToRenew, QueuedRenewal](&web.Route{
 		Name: "renew-certificate", Method: http.MethodPost, Path: "/api/v1/certificates/{id}/renew", Status: http.StatusAccepted,

@@ -23,6 +23,7 @@ import (
 	"certctl/server/issuance"
 	"certctl/server/issuer"
 	"certctl/server/job"
+	"certctl/server/limit"
 	"certctl/server/metric"
 	"certctl/server/migrate"
 	"certctl/server/perm"
@@ -46,6 +47,7 @@ type App struct {
 	log      *zap.Logger
 	metrics  *metric.Set
 	access   *auth.Access
+	limits   *limit.Limiter
 
 	// The features. What they share is the registry of issuers and the queue.
 	inventory  *inventory.Inventory
@@ -75,7 +77,7 @@ func New(settings config.Values, build Build, log *zap.Logger) *App {
 		started:  time.Now(),
 		log:      log,
 		metrics:  metric.New(),
-		access:   &auth.Access{BootstrapToken: config.BootstrapToken.In(settings)},
+		limits:   &limit.Limiter{Settings: settings},
 	}
 	if a.replica == "" {
 		host, err := os.Hostname()
@@ -84,6 +86,7 @@ func New(settings config.Values, build Build, log *zap.Logger) *App {
 		}
 		a.replica = fmt.Sprintf("%.48s-%d", host, os.Getpid())
 	}
+	a.access = &auth.Access{BootstrapToken: config.BootstrapToken.In(settings), Limiter: a.limits}
 	a.metrics.Set(metric.BuildInfo, 1, build.Version)
 	a.wire()
 	a.Web = web.New(web.Options{
@@ -91,7 +94,9 @@ func New(settings config.Values, build Build, log *zap.Logger) *App {
 		MaxBody: config.MaxBodyBytes.In(settings),
 		Metrics: a.metrics,
 		Log:     log,
-		Admit:   func(ctx context.Context, token string) (perm.Actor, error) { return a.access.Admit(ctx, token) },
+		Admit:   a.access.Admit,
+		Take:    a.limits.Take,
+		Proxies: config.TrustedProxies.In(settings),
 		Tag: func(ctx context.Context, id string) context.Context {
 			return audit.WithReplica(audit.WithRequest(ctx, id), a.replica)
 		},
@@ -119,7 +124,7 @@ func (a *App) wire() {
 
 // connect gives the features what wire could not.
 func (a *App) connect(db *pgxpool.Pool, box *seal.Box) {
-	a.db, a.access.DB = db, db
+	a.db, a.access.DB, a.limits.DB = db, db, db
 	a.issuers.Box = box
 	a.jobs.DB = db
 	a.inventory.DB, a.inventory.Box = db, box

@@ -10,6 +10,7 @@ import (
 	"certctl/server/audit"
 	"certctl/server/config"
 	"certctl/server/job"
+	"certctl/server/limit"
 	"certctl/server/schedule"
 	"certctl/server/store"
 )
@@ -39,6 +40,7 @@ func (a *App) Loops() []schedule.Binding {
 		schedule.CRLGeneration.Do(func(ctx context.Context, _ *schedule.Pass) (int, error) {
 			return a.revocation.Generate(a.itself(ctx))
 		}),
+		schedule.RateLimitGC.Do(func(ctx context.Context, _ *schedule.Pass) (int, error) { return limit.Collect(ctx, a.db) }),
 		schedule.Retention.Do(schedule.Prune(retentions, a.settings)),
 	}
 }

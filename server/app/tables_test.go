@@ -244,6 +244,7 @@ var tiers = [][]string{
 // besides are the imports within a tier.
 var besides = map[string][]string{
 	"server/fault":       {"server/table"},
+	"server/store":       {"server/limit"},    // one statement admits a request: its limits, and its key
 	"server/pg/download": {"server/pg/local"}, // says what to install, as the launcher does
 }
 

@@ -27,6 +27,10 @@ type Client struct {
 	URL  string // https://host:port
 	Key  string // API key; empty for public routes
 	HTTP *http.Client
+
+	// Patience is how long a call waits, in all, for limits that refuse it and say
+	// when they will not.
+	Patience time.Duration
 }
 
 // New returns a client that trusts the certificates in rootsPEM, or those of
@@ -44,11 +48,11 @@ func New(address, key string, rootsPEM []byte) (*Client, error) {
 		}
 		tr.TLSClientConfig.RootCAs = pool
 	}
-	return &Client{strings.TrimSuffix(address, "/"), key, &http.Client{Transport: tr}}, nil
+	return &Client{strings.TrimSuffix(address, "/"), key, &http.Client{Transport: tr}, time.Minute}, nil
 }
 
 // With returns a client of the same server with another key.
-func (c *Client) With(key string) *Client { return &Client{c.URL, key, c.HTTP} }
+func (c *Client) With(key string) *Client { return &Client{c.URL, key, c.HTTP, c.Patience} }
 
 // Do calls the endpoint e. A refusal is a *fault.Error of the kind that the
 // server gave it.
@@ -102,11 +106,31 @@ func (c *Client) Send(ctx context.Context, method, path string, body []byte) (*h
 }
 
 func (c *Client) send(ctx context.Context, method, path string, header http.Header, body []byte) (*http.Response, error) {
+	for waited := time.Duration(0); ; {
+		res, p, err := c.try(ctx, method, path, header, body)
+		if err != nil || p == nil {
+			return res, err
+		}
+		wait := time.Duration(p.RetryAfter * float64(time.Second))
+		waited += wait
+		if wait <= 0 || waited > c.Patience {
+			return nil, refusal(p)
+		}
+		select {
+		case <-time.After(wait): // nothing was done for the request
+		case <-ctx.Done():
+			return nil, refusal(p)
+		}
+	}
+}
+
+// try sends a request once, and returns the problem if it was refused.
+func (c *Client) try(ctx context.Context, method, path string, header http.Header, body []byte) (*http.Response, *web.Problem, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.URL+path, bytes.NewReader(body))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	req.Header = header
+	req.Header = header.Clone()
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
@@ -114,26 +138,23 @@ func (c *Client) send(ctx context.Context, method, path string, header http.Head
 		req.Header.Set("Authorization", "Bearer "+c.Key)
 	}
 	res, err := c.HTTP.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	if res.StatusCode < http.StatusBadRequest {
-		return res, nil
+	if err != nil || res.StatusCode < http.StatusBadRequest {
+		return res, nil, err
 	}
 	defer res.Body.Close()
-	return nil, refusal(res)
-}
-
-func refusal(res *http.Response) error {
-	var p web.Problem
-	if err := json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&p); err != nil {
+	p := &web.Problem{Status: res.StatusCode}
+	if err := json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(p); err != nil {
 		p.Detail = "the answer is no problem document; is this a certctl server?"
 	}
+	return nil, p, nil
+}
+
+func refusal(p *web.Problem) error {
 	msg := p.Detail
 	for _, f := range p.Errors {
 		msg += "; " + f.Location + ": " + f.Message
 	}
-	return fault.New(fault.OfStatus(res.StatusCode), "%s (request %s)", msg, p.RequestID)
+	return fault.New(fault.OfStatus(p.Status), "%s (request %s)", msg, p.RequestID)
 }
 
 // encode puts the fields of in where their tags say: into the path, the query,

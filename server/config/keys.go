@@ -119,6 +119,9 @@ var (
 		"Where relying parties reach this server's public routes: revocation lists and issuers' certificates. It stands in the certificates that are issued; they point nowhere without it.",
 		"the extensions of an issued certificate", httpURL)
 
+	TrustedProxies = cidrs("CERTCTL_TRUSTED_PROXIES",
+		"The proxies in front of the server: what they write into X-Forwarded-For counts as where a request comes from. Nobody else's does.",
+		"whose requests a limit counts together")
 	RateLimitScope = oneOf("CERTCTL_RATE_LIMIT_SCOPE", ScopeCluster,
 		"Who shares what rate limits admit: all replicas, or each has its own.",
 		"what several replicas admit together", ScopeCluster, ScopeMemory)

@@ -49,6 +49,8 @@ var (
 		"The body is larger than the server takes.")
 	Unsupported = declare("unsupported_media_type", http.StatusUnsupportedMediaType, false,
 		"The body is in a format that the route does not take.")
+	Limited = declare("rate_limited", http.StatusTooManyRequests, true,
+		"A limit is used up; the answer names it, and says when it admits one more.")
 	Unavailable = declare("unavailable", http.StatusServiceUnavailable, true,
 		"Something the server needs does not answer, or it is shutting down.")
 )

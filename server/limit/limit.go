@@ -83,12 +83,30 @@ var (
 	})
 )
 
+// A Key is what one bucket is for: what the server knows, and not what a caller
+// claims.
+type Key struct {
+	Name string `json:"name"`
+	Does string `json:"does"`
+}
+
+var keyTable = table.By(func(k *Key) string { return k.Name })
+
+// Keys returns what buckets can be for.
+func Keys() []*Key { return keyTable.Rows() }
+
+// The keys.
+var (
+	Address = keyTable.Add(&Key{"address", "The address of the peer, or the one that proxies name whom `" + config.TrustedProxies.Name + "` trusts; of IPv6 its /64. The port does not count, and a header that nobody trusted wrote does not."})
+	Actor   = keyTable.Add(&Key{"actor", "The id of the API key, whatever its secret, and wherever it is used from."})
+)
+
 // A Limit bounds how often a key may ask for something. Each limit has buckets
 // of its own: using one up changes the answer of no other.
 type Limit struct {
 	Name      string
 	Does      string // what it protects, and from what
-	Key       string // what one bucket is for, in words
+	Key       *Key
 	Algorithm *Algorithm
 	Cap       *config.Key[int] // burst of a token bucket, or what a window admits
 	Rate      *config.Key[int] // tokens per second; null for a window

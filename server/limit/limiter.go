@@ -58,9 +58,20 @@ func Take(ctx context.Context, q pg.Q, t Terms, key string, asked int64) ([]int6
 	return state, pg.Fault(err, "rate limit")
 }
 
-// DeleteSpent deletes up to some buckets that say nothing any more, and returns
-// how many.
-func DeleteSpent(ctx context.Context, q pg.Q, most int) (int, error) {
+// Collect deletes buckets that say nothing any more, and returns how many.
+func Collect(ctx context.Context, q pg.Q) (int, error) {
+	const batch = 10_000
+	total := 0
+	for {
+		n, err := deleteSpent(ctx, q, batch)
+		total += n
+		if err != nil || n < batch {
+			return total, err
+		}
+	}
+}
+
+func deleteSpent(ctx context.Context, q pg.Q, most int) (int, error) {
 	tag, err := q.Exec(ctx, `
 		delete from rate_limits r using (
 			select name, key from rate_limits

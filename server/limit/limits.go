@@ -13,28 +13,28 @@ var (
 	HTTPAddress = limits.Add(&Limit{
 		Name:      "http-address",
 		Does:      "keeps one caller from having the server look up keys, or anything else, faster than this; before anybody is authenticated",
-		Key:       "the peer's address, or the one that a trusted proxy names; of IPv6 its /64",
+		Key:       Address,
 		Algorithm: TokenBucket, Cap: config.HTTPAddressBurst, Rate: config.HTTPAddressRate,
 		Failure: refused,
 	})
 	HTTPActor = limits.Add(&Limit{
 		Name:      "http-actor",
 		Does:      "keeps one API key from taking the server from the others, wherever it is used from",
-		Key:       "the id of the API key, whatever its secret",
+		Key:       Actor,
 		Algorithm: TokenBucket, Cap: config.HTTPActorBurst, Rate: config.HTTPActorRate,
 		Failure: refused,
 	})
 	BootstrapAttempts = limits.Add(&Limit{
 		Name:      "bootstrap-attempts",
 		Does:      "slows guessing of the bootstrap token; attempts that succeed count too",
-		Key:       "the address, as of `http-address`",
+		Key:       Address,
 		Algorithm: SlidingWindow, Cap: config.BootstrapPerHour, Window: time.Hour, Durable: true,
 		Failure: refused,
 	})
 	CertExport = limits.Add(&Limit{
 		Name:      "cert-export",
 		Does:      "slows the copying of the inventory, and of keys that wait for their download, with a stolen API key",
-		Key:       "the id of the API key",
+		Key:       Actor,
 		Algorithm: SlidingWindow, Cap: config.ExportsPerHour, Window: time.Hour, Durable: true,
 		Failure: refused,
 	})

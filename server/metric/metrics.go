@@ -7,6 +7,8 @@ var (
 	HTTPRequests = declare(Counter, "certctl_http_requests_total", "Requests answered, by route and class of status.", "route", "class")
 	HTTPSeconds  = seconds(declare(Histogram, "certctl_http_request_seconds", "Time from the end of a request's header to the end of its answer.", "route"))
 
+	LimitDecisions = declare(Counter, "certctl_rate_limit_decisions_total", "Requests that this replica had a limit decide, by limit and outcome.", "limit", "outcome")
+
 	LoopPasses  = declare(Counter, "certctl_loop_passes_total", "Passes this replica finished, by loop and outcome.", "loop", "outcome")
 	LoopActed   = declare(Counter, "certctl_loop_acted_total", "Things that passes of this replica acted on.", "loop")
 	LoopSeconds = seconds(declare(Histogram, "certctl_loop_pass_seconds", "Duration of this replica's passes.", "loop"))

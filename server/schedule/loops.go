@@ -80,6 +80,15 @@ var (
 		Why:     "the issuer's row is locked from the reading of the revoked set to the commit of the list; other replicas skip it, and a list that is not committed was never seen",
 		Effects: "a revocation list with a higher number, and its audit event",
 	})
+	RateLimitGC = loops.Add(&Loop{
+		Name:    "rate-limit-gc",
+		Does:    "deletes buckets of rate limits that are as good as new",
+		Every:   config.RateLimitGCEvery,
+		Timeout: 5 * time.Minute,
+		HA:      Atomic,
+		Why:     "each batch is one statement that looks at each bucket again under its lock; one that was used meanwhile stays",
+		Effects: "rows deleted that say nothing any more",
+	})
 	Retention = loops.Add(&Loop{
 		Name:    "retention",
 		Does:    "deletes the rows that are past the retention their table declares",

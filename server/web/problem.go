@@ -17,13 +17,14 @@ import (
 
 // A Problem is the answer to a request that was refused or failed (RFC 9457).
 type Problem struct {
-	Type      string  `json:"type" doc:"always about:blank; the code says which problem it is"`
-	Title     string  `json:"title" doc:"text of the HTTP status"`
-	Status    int     `json:"status"`
-	Code      string  `json:"code" doc:"stable name of the kind of fault"`
-	Detail    string  `json:"detail,omitempty" doc:"what is wrong, and the way out"`
-	Errors    []Field `json:"errors,omitempty" nullable:"false" doc:"each field that is wrong"`
-	RequestID string  `json:"request_id,omitempty" doc:"as in the server's log"`
+	Type       string  `json:"type" doc:"always about:blank; the code says which problem it is"`
+	Title      string  `json:"title" doc:"text of the HTTP status"`
+	Status     int     `json:"status"`
+	Code       string  `json:"code" doc:"stable name of the kind of fault"`
+	Detail     string  `json:"detail,omitempty" doc:"what is wrong, and the way out"`
+	Errors     []Field `json:"errors,omitempty" nullable:"false" doc:"each field that is wrong"`
+	RequestID  string  `json:"request_id,omitempty" doc:"as in the server's log"`
+	RetryAfter float64 `json:"retry_after_seconds,omitempty" doc:"when the same request is admitted if nobody else comes first, to the millisecond"`
 }
 
 // A Field is one wrong part of a request. It never repeats the value, which
@@ -110,8 +111,11 @@ func (s *Server) logFailure(ctx context.Context, err error) {
 }
 
 // Refuse answers with err outside of the HTTP library, as raw routes do.
-func (s *Server) Refuse(w http.ResponseWriter, r *http.Request, err error) {
+func (s *Server) Refuse(w http.ResponseWriter, r *http.Request, err error) { s.refuse(w, r, err, 0) }
+
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error, wait float64) {
 	p := s.problem(r.Context(), err).(*Problem) //nolint:errorlint,forcetypeassert // it returns nothing else
+	p.RetryAfter = wait
 	if p.Status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="certctl"`)
 	}

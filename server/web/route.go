@@ -13,6 +13,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humachi"
 
+	"certctl/server/limit"
 	"certctl/server/perm"
 )
 
@@ -22,12 +23,14 @@ type Route struct {
 	Method, Path string
 	Does         string
 	Needs        *perm.Permission
-	Public       string        // why no permission is needed
-	Status       int           // of success; 200 if zero
-	Content      string        // media type of the answer; JSON if empty
-	Timeout      time.Duration // of an answer; DefaultTimeout if zero. A stream has as long as its reader keeps reading
-	AtOnce       int           // how many of them a replica serves at once; no bound if zero
-	Tagged       bool          // whether the answer has an ETag, and is not sent to a caller that has it
+	Public       string         // why no permission is needed
+	Status       int            // of success; 200 if zero
+	Content      string         // media type of the answer; JSON if empty
+	Timeout      time.Duration  // of an answer; DefaultTimeout if zero. A stream has as long as its reader keeps reading
+	AtOnce       int            // how many of them a replica serves at once; no bound if zero
+	Unlimited    string         // why no limit counts requests to it
+	Besides      []*limit.Limit // limits beside those that every route has
+	Tagged       bool           // whether the answer has an ETag, and is not sent to a caller that has it
 
 	In, Out reflect.Type // nil for raw routes
 }

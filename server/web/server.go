@@ -11,6 +11,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/netip"
 	"path"
 	"reflect"
 	"strings"
@@ -24,6 +25,7 @@ import (
 	"go.uber.org/zap"
 
 	"certctl/server/fault"
+	"certctl/server/limit"
 	"certctl/server/metric"
 	"certctl/server/perm"
 )
@@ -35,9 +37,15 @@ type Options struct {
 	Metrics *metric.Set
 	Log     *zap.Logger
 
-	// Admit says who presents a bearer token. It returns a fault of kind
-	// Unauthenticated for a token that nobody holds.
-	Admit func(ctx context.Context, token string) (perm.Actor, error)
+	// Admit says who presents a bearer token from an address, and what the limits
+	// of the two say. It returns a fault of kind Unauthenticated for a token that
+	// nobody holds.
+	Admit func(ctx context.Context, address, token string) (perm.Actor, []limit.Decision, error)
+
+	// Take asks a limit for one request of a key.
+	Take func(ctx context.Context, l *limit.Limit, key string) (limit.Decision, error)
+
+	Proxies []netip.Prefix // whose word counts for where a request comes from
 
 	// Tag puts the request's id where other packages look for it.
 	Tag func(ctx context.Context, requestID string) context.Context
@@ -78,6 +86,9 @@ func New(o Options, bindings []Binding) *Server {
 	for _, b := range bindings {
 		if (b.Route.Needs == nil) == (b.Route.Public == "") {
 			panic("web: " + b.Route.Name + " must set one of Needs and Public")
+		}
+		if b.Route.Unlimited != "" && len(b.Route.Limits()) > 0 {
+			panic("web: " + b.Route.Name + " is unlimited, and has limits")
 		}
 		s.routes[b.Route.Name] = b.Route
 		for _, class := range []string{"2xx", "4xx", "5xx"} {
@@ -153,27 +164,54 @@ func (s *Server) guarded(route *Route, h http.Handler) http.Handler {
 	h = s.placed(route, h)
 	return s.timed(route, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		note(r).route = route.Name
+		note(r).address = Address(r, s.Proxies)
 		if route.Needs == nil {
-			h.ServeHTTP(w, r)
+			if s.open(w, r, route) && s.pass(w, r, route) {
+				h.ServeHTTP(w, r)
+			}
 			return
 		}
-		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		if !strings.EqualFold(scheme, bearer) || token == "" {
-			s.Refuse(w, r, fault.New(fault.Unauthenticated, "send an API key as Authorization: Bearer KEY"))
-			return
+		if actor, ok := s.admitted(w, r, route); ok && s.pass(w, r, route) {
+			h.ServeHTTP(w, r.WithContext(perm.With(r.Context(), actor)))
 		}
-		actor, err := s.Admit(r.Context(), token)
-		if err != nil {
-			s.Refuse(w, r, err)
-			return
-		}
-		note(r).actor = actor.Name
-		if !actor.May(route.Needs) {
-			s.Refuse(w, r, fault.New(fault.Forbidden, "needs the permission %s, which none of the key's roles holds", route.Needs.Name))
-			return
-		}
-		h.ServeHTTP(w, r.WithContext(perm.With(r.Context(), actor)))
 	}))
+}
+
+// open admits a request that needs no permission.
+func (s *Server) open(w http.ResponseWriter, r *http.Request, route *Route) bool {
+	if route.Unlimited != "" {
+		return true
+	}
+	d, err := s.Take(r.Context(), limit.HTTPAddress, note(r).address)
+	if err != nil {
+		s.Refuse(w, r, err)
+		return false
+	}
+	return s.limited(w, r, d)
+}
+
+// admitted admits a request of somebody who holds what the route needs.
+func (s *Server) admitted(w http.ResponseWriter, r *http.Request, route *Route) (perm.Actor, bool) {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, bearer) || token == "" {
+		if s.open(w, r, route) {
+			s.Refuse(w, r, fault.New(fault.Unauthenticated, "send an API key as Authorization: Bearer KEY"))
+		}
+		return perm.Actor{}, false
+	}
+	actor, said, err := s.Admit(r.Context(), note(r).address, token)
+	if !s.limited(w, r, said...) {
+		return actor, false
+	}
+	if err == nil && !actor.May(route.Needs) {
+		err = fault.New(fault.Forbidden, "needs the permission %s, which none of the key's roles holds", route.Needs.Name)
+	}
+	if err != nil {
+		s.Refuse(w, r, err)
+		return actor, false
+	}
+	note(r).actor, note(r).actorID = actor.Name, actor.ID
+	return actor, true
 }
 
 // DefaultTimeout bounds the time for an answer.
@@ -214,8 +252,9 @@ func (s *Server) placed(route *Route, h http.Handler) http.Handler {
 
 // notes are what the layers of one request tell each other.
 type notes struct {
-	id, route, actor string
-	late             *time.Timer // ends the request
+	id, route, address, actor, actorID string
+
+	late *time.Timer // ends the request
 }
 
 type notesKey struct{}
