@@ -123,6 +123,7 @@ var Pages = []Page{
 			{"retentions", "What is deleted, and when", retentionsBlock},
 		},
 	},
+	limitsPage,
 }
 
 func (p Page) names() []string {
@@ -310,10 +311,10 @@ func routesBlock(p *page, in Inputs) (string, error) {
 		}
 		rows = append(rows, []string{
 			code(r.Method + " " + r.Path), code(r.Name), text(r.Does), needs,
-			cmp.Or(code(r.In), "nothing"), cmp.Or(code(r.Out), "nothing"),
+			codes(r.Limits, "none: "+text(r.Unlimited)), cmp.Or(code(r.In), "nothing"), cmp.Or(code(r.Out), "nothing"),
 		})
 	}
-	p.grid([]string{"route", "name", "what it does", "permission", "takes", "answers with"}, rows)
+	p.grid([]string{"route", "name", "what it does", "permission", "limits", "takes", "answers with"}, rows)
 	return "", nil
 }
 

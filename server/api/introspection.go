@@ -8,6 +8,7 @@ import (
 	"certctl/server/config"
 	"certctl/server/connector"
 	"certctl/server/fault"
+	"certctl/server/limit"
 	"certctl/server/metric"
 	"certctl/server/migrate"
 	"certctl/server/perm"
@@ -73,6 +74,26 @@ type Declared struct {
 	JobKinds      []DeclaredJobKind    `json:"job_kinds" nullable:"false"`
 	BulkActions   []DeclaredBulkAction `json:"bulk_actions" nullable:"false"`
 	IssuerTypes   []DeclaredIssuer     `json:"issuer_types" nullable:"false"`
+
+	Limits          []DeclaredLimit    `json:"limits" nullable:"false"`
+	LimitScopes     []*limit.Scope     `json:"limit_scopes" nullable:"false"`
+	LimitAlgorithms []*limit.Algorithm `json:"limit_algorithms" nullable:"false"`
+	LimitKeys       []*limit.Key       `json:"limit_keys" nullable:"false"`
+}
+
+// A DeclaredLimit is a rate limit.
+type DeclaredLimit struct {
+	Name      string  `json:"name"`
+	Does      string  `json:"does"`
+	Key       string  `json:"key" doc:"what one bucket is for"`
+	Algorithm string  `json:"algorithm"`
+	Cap       int     `json:"cap" doc:"the default of the burst, or of what a window admits"`
+	CapBy     string  `json:"cap_by" doc:"the setting that changes it"`
+	Rate      float64 `json:"rate,omitempty" doc:"the default of how many tokens a second come back; absent for a window"`
+	RateBy    string  `json:"rate_by,omitempty" doc:"the setting that changes it"`
+	Window    string  `json:"window,omitempty"`
+	Durable   bool    `json:"durable" doc:"whether no crash of the database forgets a decision"`
+	Failure   string  `json:"failure" doc:"what becomes of a request while the database does not answer"`
 }
 
 // A DeclaredState is a state of a certificate or a job.
@@ -150,4 +171,7 @@ type DeclaredRoute struct {
 	Public     string `json:"public,omitempty" doc:"why it needs no permission"`
 	In         string `json:"in,omitempty" doc:"Go type of what it takes"`
 	Out        string `json:"out,omitempty" doc:"Go type of what it answers with, or its media type"`
+
+	Limits    []string `json:"limits" nullable:"false" doc:"what a request has to pass, in this order"`
+	Unlimited string   `json:"unlimited,omitempty" doc:"why no limit counts it"`
 }

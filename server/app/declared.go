@@ -11,6 +11,7 @@ import (
 	"certctl/server/config"
 	"certctl/server/fault"
 	"certctl/server/job"
+	"certctl/server/limit"
 	"certctl/server/metric"
 	"certctl/server/migrate"
 	"certctl/server/perm"
@@ -51,6 +52,10 @@ func Declared() api.Declared {
 		if r.Out != nil {
 			row.Out = r.Out.String()
 		}
+		row.Limits, row.Unlimited = []string{}, r.Unlimited
+		for _, l := range r.Limits() {
+			row.Limits = append(row.Limits, l.Name)
+		}
 		d.Routes = append(d.Routes, row)
 	}
 	ms, err := migrate.Read(migrations.Files)
@@ -59,7 +64,24 @@ func Declared() api.Declared {
 	}
 	d.Migrations = ms
 	declareLife(&d)
+	declareLimits(&d)
 	return d
+}
+
+func declareLimits(d *api.Declared) {
+	d.LimitScopes, d.LimitAlgorithms, d.LimitKeys = limit.Scopes(), limit.Algorithms(), limit.Keys()
+	for _, l := range limit.All() {
+		row := api.DeclaredLimit{
+			Name: l.Name, Does: l.Does, Key: l.Key.Name, Algorithm: l.Algorithm.Name, Cap: l.Cap.Default(), CapBy: l.Cap.Name,
+			Durable: l.Durable, Failure: l.Failure,
+		}
+		if l.Rate != nil {
+			row.Rate, row.RateBy = l.Rate.Default(), l.Rate.Name
+		} else {
+			row.Window = l.Window.String()
+		}
+		d.Limits = append(d.Limits, row)
+	}
 }
 
 // declareLife adds the tables of certificates and jobs.

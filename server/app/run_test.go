@@ -40,8 +40,8 @@ func settings(url string) config.Values {
 		config.DatabaseURL.Name: url, config.EncryptionKey.Name: encryptionKey,
 		config.BootstrapToken.Name: bootstrapToken, config.Listen.Name: "127.0.0.1:0",
 		// Limits are tested where it is said.
-		config.HTTPAddressBurst.Name: 1_000_000, config.HTTPAddressRate.Name: 100_000,
-		config.HTTPActorBurst.Name: 1_000_000, config.HTTPActorRate.Name: 100_000,
+		config.HTTPAddressBurst.Name: 1_000_000, config.HTTPAddressRate.Name: 100_000.0,
+		config.HTTPActorBurst.Name: 1_000_000, config.HTTPActorRate.Name: 100_000.0,
 		config.ExportsPerHour.Name: 1_000_000, config.BootstrapPerHour.Name: 1_000_000,
 	}
 }

@@ -205,6 +205,19 @@ func integer(name string, def, low, high int, does, effect string) *Key[int] {
 	})
 }
 
+func number(name string, def, low, high float64, does, effect string) *Key[float64] {
+	return declare(Spec{
+		Name: name, Type: "number", Does: does, Effect: effect,
+		Bounds: fmt.Sprintf("%v to %v", low, high),
+	}, def, func(s string) (float64, error) {
+		n, err := strconv.ParseFloat(s, 64)
+		if err != nil || !(n >= low && n <= high) { // a NaN is neither
+			return 0, fmt.Errorf("%q is not a number from %v to %v", s, low, high)
+		}
+		return n, nil
+	})
+}
+
 // text declares a string that check takes; its error says what is wanted.
 func text(name, def, bounds, does, effect string, check func(string) error) *Key[string] {
 	return declare(Spec{Name: name, Type: "text", Bounds: bounds, Does: does, Effect: effect}, def,

@@ -128,13 +128,13 @@ var (
 	HTTPAddressBurst = integer("CERTCTL_HTTP_ADDRESS_BURST", 100, 1, 1_000_000,
 		"How many requests one address may send at once.",
 		"the refusal of the next")
-	HTTPAddressRate = integer("CERTCTL_HTTP_ADDRESS_RATE", 50, 1, 1_000_000,
+	HTTPAddressRate = number("CERTCTL_HTTP_ADDRESS_RATE", 50, 0.001, 100_000,
 		"How many requests a second one address may send for long.",
 		"the time that a refused request is told to wait")
 	HTTPActorBurst = integer("CERTCTL_HTTP_ACTOR_BURST", 100, 1, 1_000_000,
 		"How many requests may be sent with one API key at once.",
 		"the refusal of the next")
-	HTTPActorRate = integer("CERTCTL_HTTP_ACTOR_RATE", 50, 1, 1_000_000,
+	HTTPActorRate = number("CERTCTL_HTTP_ACTOR_RATE", 50, 0.001, 100_000,
 		"How many requests a second may be sent with one API key for long.",
 		"the time that a refused request is told to wait")
 	BootstrapPerHour = integer("CERTCTL_BOOTSTRAP_PER_HOUR", 10, 1, 1_000_000,

@@ -5,6 +5,7 @@ package limit
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"certctl/server/config"
@@ -108,11 +109,11 @@ type Limit struct {
 	Does      string // what it protects, and from what
 	Key       *Key
 	Algorithm *Algorithm
-	Cap       *config.Key[int] // burst of a token bucket, or what a window admits
-	Rate      *config.Key[int] // tokens per second; null for a window
-	Window    time.Duration    // null for a token bucket
-	Durable   bool             // whether it guards a secret: no crash forgets a decision
-	Failure   string           // what becomes of a request while the database does not answer
+	Cap       *config.Key[int]     // burst of a token bucket, or what a window admits
+	Rate      *config.Key[float64] // tokens per second; null for a window
+	Window    time.Duration        // null for a token bucket
+	Durable   bool                 // whether it guards a secret: no crash forgets a decision
+	Failure   string               // what becomes of a request while the database does not answer
 }
 
 var limits = table.By(func(l *Limit) string { return l.Name })
@@ -135,8 +136,7 @@ func (l *Limit) In(v config.Values) Terms {
 	if t.Sliding {
 		t.Per = l.Window.Microseconds() / slots
 	} else {
-		rate := int64(l.Rate.In(v))
-		t.Per = (time.Second.Microseconds() + rate - 1) / rate // never faster than the rate
+		t.Per = int64(math.Ceil(float64(time.Second.Microseconds()) / l.Rate.In(v))) // never faster than the rate
 	}
 	return t
 }
