@@ -32,6 +32,9 @@ type Site struct {
 	Steps []evidence.StepSeen // of the work that was done
 	Made  *made               // what was made to be looked at
 
+	With    map[string]string // settings of servers that probes start
+	Altered string            // what is done to the databases of those
+
 	Populated *Site // the one where it was made, once there is one
 }
 

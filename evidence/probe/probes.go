@@ -27,7 +27,7 @@ import (
 )
 
 // Probes are the experiments, one per claim.
-var Probes = []Probe{
+var Probes = append([]Probe{
 	{
 		Of: evidence.LedgerMatches, Needs: []Need{Database}, Look: lookLedger,
 		Controls: []Defect{
@@ -213,7 +213,7 @@ var Probes = []Probe{
 			Site:  served(nil, func(api.Declared) string { return untakeable }),
 		}},
 	},
-}
+}, limitProbes...)
 
 // checks are those that a defect turns red, whatever is declared.
 func checks(names ...string) func(api.Declared) []string {
