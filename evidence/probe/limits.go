@@ -46,9 +46,9 @@ var limitProbes = []Probe{
 				Site:  with(map[string]string{config.RateLimitScope.Name: limit.Memory.Name}, ""),
 			},
 			{
-				Says:  "of requests that are decided together all are admitted if one is",
+				Says:  "the database admits one more than the cap",
 				Turns: each(evidence.AtOne, evidence.AtThree),
-				Site:  with(nil, taking(`if state[1] > 0 or random() < 0.05 then state[1] := asked; end if;`)),
+				Site:  with(nil, took(`bucket`, `cap + 1`, ``)),
 			},
 		},
 	},
@@ -73,7 +73,7 @@ var limitProbes = []Probe{
 				Turns: func(d api.Declared) []string {
 					return append(turned(limit.Address, evidence.ByAddress)(d), turned(limit.Actor, evidence.ByKey)(d)...)
 				},
-				Site: with(nil, takingFrom(`'everybody'`, ``)),
+				Site: with(nil, took(`'everybody'`, `cap`, ``)),
 			},
 		},
 	},
@@ -81,13 +81,18 @@ var limitProbes = []Probe{
 		Of: evidence.LimitsAreApart, Needs: []Need{Processes}, Look: lookIsolation,
 		Controls: []Defect{{
 			Says: "a decision of one limit uses up the buckets that others have for the same key",
-			Turns: func(api.Declared) []string {
-				return []string{
-					evidence.Apart(limit.BootstrapAttempts.Name, limit.HTTPAddress.Name),
-					evidence.Apart(limit.CertExport.Name, limit.HTTPActor.Name),
+			Turns: func(d api.Declared) []string {
+				names := []string{evidence.Apart(limit.CertExport.Name, limit.HTTPActor.Name)}
+				for _, l := range d.Limits { // the way to each of them leads past the address
+					if l.Name != limit.BootstrapAttempts.Name {
+						names = append(names, evidence.Apart(limit.BootstrapAttempts.Name, l.Name))
+					}
 				}
+				return names
 			},
-			Site: with(nil, taking(`update rate_limits r set state[7] = r.state[7] * 2 where r.key = bucket and r.name <> limit_name;`)),
+			Site: with(nil, took(`bucket`, `cap`, `
+				update rate_limits r set state[7] = r.state[7] * 2
+				where r.key = bucket and r.name in ('`+limit.HTTPAddress.Name+`', '`+limit.HTTPActor.Name+`') and r.name <> limit_name;`)),
 		}},
 	},
 	{
@@ -95,7 +100,7 @@ var limitProbes = []Probe{
 		Controls: []Defect{{
 			Says:  "half of the time is told",
 			Turns: each(evidence.InTime),
-			Site:  with(nil, taking(`state[4] := state[4] / 2;`)),
+			Site:  with(nil, took(`bucket`, `cap`, `state[4] := state[4] / 2;`)),
 		}},
 	},
 }
@@ -133,16 +138,15 @@ func turned(k *limit.Key, differs string) func(api.Declared) []string {
 	}
 }
 
-// taking alters what a decision comes to.
-func taking(then string) string { return takingFrom(`bucket`, then) }
-
-func takingFrom(bucket, then string) string {
+// took alters what a decision comes to: for whom it is, by what cap, and what is
+// done with it.
+func took(bucket, most, then string) string {
 	const parameters = `limit_name text, bucket text, asked bigint, cap bigint, per bigint, sliding boolean, durable boolean`
 	return `
 		alter function rate_limit_take rename to took;
 		create function rate_limit_take(` + parameters + `) returns bigint[] language plpgsql as $$
 		declare
-			state bigint[] := took(limit_name, ` + bucket + `, asked, cap, per, sliding, durable);
+			state bigint[] := took(limit_name, ` + bucket + `, asked, ` + most + `, per, sliding, durable);
 		begin
 			` + then + `
 			return state;
@@ -156,8 +160,8 @@ type trial struct {
 	with     map[string]string
 	replicas []*lab.Replica
 
-	admin       api.KeySecret
 	keys        []api.KeySecret
+	rotated     map[string]api.KeySecret // by the secret that the key had before, and still has
 	certificate string
 	subjects    int
 }
@@ -170,7 +174,7 @@ type subject struct {
 
 // trial makes a database with keys, and a certificate to export.
 func (s *Site) trial(ctx context.Context, keys int) (t *trial, err error) {
-	t = &trial{lab: s.Lab, with: s.With}
+	t = &trial{lab: s.Lab, with: s.With, rotated: map[string]api.KeySecret{}}
 	if t.url, err = s.Lab.Database(ctx); err != nil {
 		return nil, err
 	}
@@ -188,10 +192,11 @@ func (s *Site) trial(ctx context.Context, keys int) (t *trial, err error) {
 	}
 	first := &api.NewBootstrap{}
 	first.Body.Name, first.Body.Token = "administrator", s.Lab.BootstrapToken()
-	if t.admin, err = client.Do(ctx, c, api.Bootstrap, first); err != nil {
+	admin, err := client.Do(ctx, c, api.Bootstrap, first)
+	if err != nil {
 		return nil, err
 	}
-	c = c.With(t.admin.Secret)
+	c = c.With(admin.Secret)
 	request, err := lab.Estate(ctx, c, "exported", nil)
 	if err != nil {
 		return nil, err
@@ -206,6 +211,11 @@ func (s *Site) trial(ctx context.Context, keys int) (t *trial, err error) {
 	for range keys {
 		k, err := createKey(ctx, c, unique("limited"), perm.Viewer.Name)
 		if err != nil {
+			return nil, err
+		}
+		in := &api.Rotation{Body: &api.Grace{GraceSeconds: 3600}}
+		in.ID = k.ID
+		if t.rotated[k.Secret], err = client.Do(ctx, c, api.RotateKey, in); err != nil {
 			return nil, err
 		}
 		t.keys = append(t.keys, k)
@@ -514,18 +524,7 @@ func (t *trial) turn(ctx context.Context, l *limit.Limit, c *caller, differs str
 			r.Header.Set("Forwarded", "for=203.0.113.7")
 		})
 	case evidence.BySecret:
-		admin, err := t.caller(subject{another.address, t.admin})
-		if err != nil {
-			return answer{}, err
-		}
-		defer admin.close()
-		in := &api.Rotation{}
-		in.ID = c.of.key.ID
-		rotated, err := client.Do(ctx, admin.clients[0].With(t.admin.Secret), api.RotateKey, in)
-		if err != nil {
-			return answer{}, err
-		}
-		other.key = rotated
+		other.key = t.rotated[c.of.key.Secret]
 	case evidence.ByAddress:
 		other.address = another.address
 	case evidence.ByKey:
