@@ -3,7 +3,8 @@
 -- state is as the function of its algorithm returned it:
 --   1 admitted, 2 asked, 3 left after that, 4 microseconds until one more is
 --   admitted (of a decision that refused some), 5 when the row says nothing any
---   more, 6 when it was decided, and what the algorithm remembers.
+--   more, 6 when it was decided, 7 the time of one token or slot that it was
+--   decided by, and what the algorithm remembers.
 -- Times are microseconds since 1970 by the database's clock.
 create table rate_limits (
     name  text not null,
@@ -17,15 +18,20 @@ create table rate_limits (
 create function rate_limit_bucket(was bigint[], asked bigint, cap bigint, per bigint, now bigint) returns bigint[]
 language plpgsql immutable as $$
 declare
-    full_at  bigint := greatest(was[7], now);
-    room     bigint := greatest((now + cap * per - full_at) / per, 0);
-    admitted bigint := least(asked, room);
+    full_at  bigint := greatest(was[8], now);
+    room     bigint;
+    admitted bigint;
 begin
+    if was[7] <> per then -- the rate was set anew: as many tokens are missing
+        full_at := now + (full_at - now) / was[7] * per;
+    end if;
+    room := greatest((now + cap * per - full_at) / per, 0);
+    admitted := least(asked, room);
     full_at := full_at + admitted * per;
     return array[
         admitted, asked, room - admitted,
         case when admitted < asked then full_at + per - cap * per - now else 0 end,
-        full_at, now, full_at];
+        full_at, now, per, full_at];
 end $$;
 
 -- A sliding window: never more than cap are admitted in any time of 16 * per. It
@@ -34,7 +40,7 @@ end $$;
 create function rate_limit_window(was bigint[], asked bigint, cap bigint, per bigint, now bigint) returns bigint[]
 language plpgsql immutable as $$
 declare
-    slot     bigint := greatest(was[7], now / per); -- a clock that was set back stands still
+    slot     bigint := now / per;
     counts   bigint[] := array_fill(0::bigint, array[17]);
     total    bigint := 0;
     room     bigint;
@@ -42,13 +48,19 @@ declare
     kept     bigint;
     wait     bigint := 0;
 begin
-    if slot - was[7] <= 16 then
-        counts := was[9:25];
-        total := was[8];
-        for i in 1 .. slot - was[7] loop
-            total := total - counts[(was[7] + i) % 17 + 1];
-            counts[(was[7] + i) % 17 + 1] := 0;
-        end loop;
+    if was[7] <> per then -- the window is another: what was admitted counts as of now
+        total := was[9];
+        counts[slot % 17 + 1] := total;
+    else
+        slot := greatest(was[8], slot); -- a clock that was set back stands still
+        if slot - was[8] <= 16 then
+            counts := was[10:26];
+            total := was[9];
+            for i in 1 .. slot - was[8] loop
+                total := total - counts[(was[8] + i) % 17 + 1];
+                counts[(was[8] + i) % 17 + 1] := 0;
+            end loop;
+        end if;
     end if;
     room := greatest(cap - total, 0);
     admitted := least(asked, room);
@@ -62,7 +74,7 @@ begin
             exit when kept < cap;
         end loop;
     end if;
-    return array[admitted, asked, room - admitted, wait, (slot + 17) * per, now, slot, total] || counts;
+    return array[admitted, asked, room - admitted, wait, (slot + 17) * per, now, per, slot, total] || counts;
 end $$;
 
 create function rate_limit_step(was bigint[], asked bigint, cap bigint, per bigint, sliding boolean) returns bigint[]

@@ -91,7 +91,7 @@ var limitProbes = []Probe{
 				return names
 			},
 			Site: with(nil, took(`bucket`, `cap`, `
-				update rate_limits r set state[7] = r.state[7] * 2
+				update rate_limits r set state[8] = r.state[8] * 2
 				where r.key = bucket and r.name in ('`+limit.HTTPAddress.Name+`', '`+limit.HTTPActor.Name+`') and r.name <> limit_name;`)),
 		}},
 	},
@@ -544,10 +544,10 @@ func lookIsolation(ctx context.Context, s *Site) (any, error) {
 			}
 			of, another := c.of, t.subject()
 			// Who passes the used up limit on the way is another subject of it.
-			switch used {
-			case limit.HTTPAddress:
+			if used == limit.HTTPAddress || used.Key == limit.Actor {
 				of.address = another.address
-			case limit.HTTPActor:
+			}
+			if used == limit.HTTPActor {
 				of.key = another.key
 			}
 			a, err := t.as(ctx, of, l)
@@ -593,10 +593,10 @@ func lookWaits(ctx context.Context, s *Site) (any, error) {
 // past is what makes the buckets of a limit so many seconds older.
 func past(l *limit.Limit, seconds float64) string {
 	if l.Window == 0 {
-		return fmt.Sprintf(`update rate_limits set state[7] = state[7] - %d where name = '%s'`, int64(seconds*1e6), l.Name)
+		return fmt.Sprintf(`update rate_limits set state[8] = state[8] - %d where name = '%s'`, int64(seconds*1e6), l.Name)
 	}
 	return fmt.Sprintf(`
-		update rate_limits set state = state[1:6] || (state[7] - %[1]d) || state[8] ||
-			array(select state[9 + (slot + %[1]d) %% 17] from generate_series(0, 16) slot order by slot)
+		update rate_limits set state = state[1:7] || (state[8] - %[1]d) || state[9] ||
+			array(select state[10 + (slot + %[1]d) %% 17] from generate_series(0, 16) slot order by slot)
 		where name = '%[2]s'`, int64(seconds*1e6)/l.In(nil).Per, l.Name)
 }

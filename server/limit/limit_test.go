@@ -218,6 +218,33 @@ func TestWaitIsTrue(t *testing.T) {
 	}
 }
 
+// A bucket that was used under other terms is neither used up for the time that
+// those took, nor as good as new.
+func TestTermsThatChangeLeaveWhatWasAdmitted(t *testing.T) {
+	t.Parallel()
+	tx := pgtest.Tx(t)
+	for name, change := range map[string][2]limit.Terms{
+		"a faster bucket":  {{Name: "a", Cap: 5, Per: 1_000_000_000}, {Name: "a", Cap: 10, Per: 1_000_000}},
+		"a slower bucket":  {{Name: "b", Cap: 5, Per: 1_000_000}, {Name: "b", Cap: 10, Per: 1_000_000_000}},
+		"a longer window":  {{Name: "c", Cap: 5, Per: 1_000_000, Sliding: true}, {Name: "c", Cap: 10, Per: 3_600_000_000, Sliding: true}},
+		"a shorter window": {{Name: "d", Cap: 5, Per: 3_600_000_000, Sliding: true}, {Name: "d", Cap: 10, Per: 10_000_000, Sliding: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before, err := limit.Take(t.Context(), tx, change[0], "k", 100)
+			if err != nil || before[0] != 5 {
+				t.Fatalf("%v (%v)", before, err)
+			}
+			after, err := limit.Take(t.Context(), tx, change[1], "k", 100)
+			if err != nil || after[0] < 5 || after[0] > 6 {
+				t.Errorf("%v (%v)", after, err)
+			}
+			if own := limit.Step(change[1], before, 100, after[5]); !slices.Equal(own, after) {
+				t.Errorf("in memory %v, and in the database %v", own, after)
+			}
+		})
+	}
+}
+
 // replicas are limiters with a pool each.
 func replicas(t testing.TB, url string, n int, settings config.Values) []*limit.Limiter {
 	t.Helper()

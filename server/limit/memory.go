@@ -74,7 +74,10 @@ func (t Terms) step(was []int64, asked, now int64) []int64 {
 func (t Terms) bucket(was []int64, asked, now int64) []int64 {
 	full := now
 	if was != nil {
-		full = max(was[6], now)
+		full = max(was[7], now)
+		if was[6] != t.Per {
+			full = now + (full-now)/was[6]*t.Per
+		}
 	}
 	room := max((now+t.Cap*t.Per-full)/t.Per, 0)
 	admitted := min(asked, room)
@@ -83,21 +86,26 @@ func (t Terms) bucket(was []int64, asked, now int64) []int64 {
 	if admitted < asked {
 		wait = full + t.Per - t.Cap*t.Per - now
 	}
-	return []int64{admitted, asked, room - admitted, wait, full, now, full}
+	return []int64{admitted, asked, room - admitted, wait, full, now, t.Per, full}
 }
 
 // window is rate_limit_window.
 func (t Terms) window(was []int64, asked, now int64) []int64 {
-	const ring, head = slots + 1, 8
+	const ring, head = slots + 1, 9
 	slot, total := now/t.Per, int64(0)
 	next := make([]int64, head+ring)
 	counts := next[head:]
-	if was != nil {
-		slot = max(slot, was[6])
-		if slot-was[6] <= slots {
+	switch {
+	case was == nil:
+	case was[6] != t.Per:
+		total = was[8]
+		counts[slot%ring] = total
+	default:
+		slot = max(slot, was[7])
+		if slot-was[7] <= slots {
 			copy(counts, was[head:])
-			total = was[7]
-			for s := was[6] + 1; s <= slot; s++ {
+			total = was[8]
+			for s := was[7] + 1; s <= slot; s++ {
 				total -= counts[s%ring]
 				counts[s%ring] = 0
 			}
@@ -118,6 +126,6 @@ func (t Terms) window(was []int64, asked, now int64) []int64 {
 			}
 		}
 	}
-	copy(next, []int64{admitted, asked, room - admitted, wait, (slot + ring) * t.Per, now, slot, total})
+	copy(next, []int64{admitted, asked, room - admitted, wait, (slot + ring) * t.Per, now, t.Per, slot, total})
 	return next
 }
