@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -220,6 +221,54 @@ func text(name, def, bounds, does, effect string, check func(string) error) *Key
 func secret(name, bounds, does, effect string, check func(string) error) *Key[string] {
 	return declare(Spec{Name: name, Type: "secret", Bounds: bounds, Does: does, Effect: effect, Secret: true}, "",
 		func(s string) (string, error) { return s, check(s) })
+}
+
+// CIDRs are ranges of addresses. Those of IPv4 are never written as IPv6, and no
+// address has bits behind the length of its range.
+type CIDRs []netip.Prefix
+
+// String is the list as a setting holds it.
+func (c CIDRs) String() string {
+	var texts []string
+	for _, p := range c {
+		texts = append(texts, p.String())
+	}
+	return strings.Join(texts, ",")
+}
+
+// cidrs declares a list of ranges, empty by default.
+func cidrs(name, does, effect string) *Key[CIDRs] {
+	return declare(Spec{
+		Name: name, Type: "ranges of addresses", Does: does, Effect: effect,
+		Bounds: "CIDRs with commas between them",
+	}, nil, func(s string) (CIDRs, error) {
+		if strings.TrimSpace(s) == "" {
+			return nil, nil
+		}
+		var all CIDRs
+		var problems []string
+		for text := range strings.SplitSeq(s, ",") {
+			text = strings.TrimSpace(text)
+			p, err := netip.ParsePrefix(text)
+			a, errAddr := netip.ParseAddr(text)
+			switch {
+			case errAddr == nil && a.Zone() == "":
+				problems = append(problems, fmt.Sprintf("%q is one address; write %s for it alone", text, netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen())))
+			case err != nil:
+				problems = append(problems, fmt.Sprintf("%q is no CIDR, such as 10.0.0.0/8 or fd00::/8", text))
+			case p.Addr().Is4In6():
+				problems = append(problems, fmt.Sprintf("%q is of IPv4; write it as such", text))
+			case p != p.Masked():
+				problems = append(problems, fmt.Sprintf("%q has bits behind its length; write %s if that is meant", text, p.Masked()))
+			default:
+				all = append(all, p)
+			}
+		}
+		if len(problems) > 0 {
+			return nil, errors.New(strings.Join(problems, "; "))
+		}
+		return all, nil
+	})
 }
 
 func oneOf(name, def, does, effect string, values ...string) *Key[string] {
