@@ -25,6 +25,7 @@ import (
 	"certctl/server/job"
 	"certctl/server/metric"
 	"certctl/server/migrate"
+	"certctl/server/outbound"
 	"certctl/server/perm"
 	"certctl/server/pg"
 	"certctl/server/renewal"
@@ -46,6 +47,7 @@ type App struct {
 	log      *zap.Logger
 	metrics  *metric.Set
 	access   *auth.Access
+	dial     outbound.Dial // what connectors connect with
 
 	// The features. What they share is the registry of issuers and the queue.
 	inventory  *inventory.Inventory
@@ -84,6 +86,7 @@ func New(settings config.Values, build Build, log *zap.Logger) *App {
 		}
 		a.replica = fmt.Sprintf("%.48s-%d", host, os.Getpid())
 	}
+	a.dial = (&outbound.Guard{Allow: config.OutboundAllow.In(settings), Setting: config.OutboundAllow.Name}).Dial
 	a.metrics.Set(metric.BuildInfo, 1, build.Version)
 	a.wire()
 	a.Web = web.New(web.Options{

@@ -113,6 +113,10 @@ var (
 		"Where relying parties reach this server's public routes: revocation lists and issuers' certificates. It stands in the certificates that are issued; they point nowhere without it.",
 		"the extensions of an issued certificate", httpURL)
 
+	OutboundAllow = cidrs("CERTCTL_OUTBOUND_ALLOW",
+		"Which addresses the server may connect to for its connectors, beside those that are public: private, loopback and link-local ones are refused without it.",
+		"the connections that a connector with such an address makes")
+
 	JobsKeep = duration("CERTCTL_JOBS_KEEP", 30*24*time.Hour, time.Hour, 10*365*24*time.Hour,
 		"How long a finished job is kept.",
 		"the age of the oldest finished job after a retention pass")
