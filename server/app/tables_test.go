@@ -245,6 +245,8 @@ var tiers = [][]string{
 var besides = map[string][]string{
 	"server/fault":       {"server/table"},
 	"server/pg/download": {"server/pg/local"}, // says what to install, as the launcher does
+
+	"server/notify/notifytest": {"server/notify/webhook", "server/notify/email"}, // reads what they send, as receivers do
 }
 
 func TestImportsPointDown(t *testing.T) {
