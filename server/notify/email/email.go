@@ -3,8 +3,10 @@ package email
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net/mail"
+	"net/netip"
 	"regexp"
 	"strings"
 	"unicode"
@@ -53,9 +55,12 @@ type Channel struct {
 const maxTo = 50
 
 func open(s Settings, env connector.Env) (notify.Channel, error) {
+	if env.Dial == nil {
+		return nil, errors.New("there is nothing to connect with")
+	}
 	c := &Channel{s: s, dial: env.Dial}
 	var problems []string
-	if !host.MatchString(s.Host) {
+	if _, err := netip.ParseAddr(s.Host); err != nil && !host.MatchString(s.Host) {
 		problems = append(problems, "body.settings.host is no name of a host; give that of the mail server in ASCII, without a port")
 	}
 	if s.Security == none && s.Username+s.Password != "" {
@@ -91,7 +96,7 @@ func open(s Settings, env connector.Env) (notify.Channel, error) {
 }
 
 var (
-	host = regexp.MustCompile(`^[A-Za-z0-9._:-]+$`)
+	host = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 
 	// What is not ASCII needs a server that takes it, and every other server on
 	// the way. What would have to stand in quotes nobody has.

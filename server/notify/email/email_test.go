@@ -73,7 +73,7 @@ func TestSettings(t *testing.T) {
 	const good = `"host":"mail.example.com","from":"a@example.com"`
 	for given, says := range map[string][]string{
 		`{}`:                                                                  {"body.settings.host", "body.settings.from"},
-		`{"host":"c4n4ry:25","from":"c4n4ry"}`:                                {"body.settings.from"},
+		`{"host":"c4n4ry:25","from":"c4n4ry"}`:                                {"body.settings.host", "body.settings.from"},
 		`{"host":"c4n4ry/","from":"a@b"}`:                                     {"body.settings.host"},
 		`{"host":"c4n4ry\r\n","from":"a@b"}`:                                  {"body.settings.host"},
 		`{` + good + `,"security":"c4n4ry"}`:                                  {"body.settings.security"},
@@ -107,8 +107,14 @@ func TestSettings(t *testing.T) {
 	if _, err := email.Type.New(many, env); fault.Of(err) != fault.Invalid {
 		t.Errorf("51 addresses: %v", err)
 	}
-	if _, err := email.Type.New(json.RawMessage(`{`+good+`,"security":"none"}`), env); err != nil {
-		t.Error(err)
+	for _, host := range []string{"mail", "mail.example.com", "192.0.2.1", "2001:db8::1"} {
+		raw := json.RawMessage(`{"host":"` + host + `","from":"a@example.com","security":"none"}`)
+		if _, err := email.Type.New(raw, env); err != nil {
+			t.Errorf("%s: %v", host, err)
+		}
+		if _, err := email.Type.New(raw, connector.Env{}); err == nil {
+			t.Error("it is opened with nothing to connect with")
+		}
 	}
 }
 

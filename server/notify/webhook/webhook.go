@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -48,6 +49,9 @@ type Channel struct {
 const minSecret = 16
 
 func open(s Settings, env connector.Env) (notify.Channel, error) {
+	if env.Dial == nil { // a client would find a way of its own
+		return nil, errors.New("there is nothing to connect with")
+	}
 	u, err := url.Parse(s.URL)
 	if err == nil && u.Port() != "" {
 		_, err = strconv.ParseUint(u.Port(), 10, 16)

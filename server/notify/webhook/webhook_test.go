@@ -86,8 +86,12 @@ func TestSettings(t *testing.T) {
 			t.Errorf("%s: %v", given, err)
 		}
 	}
-	if _, err := webhook.Type.New(json.RawMessage(`{"url":"https://[2001:db8::1]:8443/a?b=c","secret":"0123456789abcdef"}`), env); err != nil {
+	good := json.RawMessage(`{"url":"https://[2001:db8::1]:8443/a?b=c","secret":"0123456789abcdef"}`)
+	if _, err := webhook.Type.New(good, env); err != nil {
 		t.Error(err)
+	}
+	if _, err := webhook.Type.New(good, connector.Env{}); err == nil {
+		t.Error("it is opened with nothing to connect with")
 	}
 }
 
