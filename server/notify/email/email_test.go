@@ -211,7 +211,7 @@ func TestPasswordIsNotToldInTheClear(t *testing.T) {
 	s := sink(t, notifytest.MailOptions{Plain: true})
 	c := open(t, s)
 	for what, err := range map[string]error{"Send": c.Send(t.Context(), notifytest.Message("ntf_1")), "Test": c.Test(t.Context())} {
-		if fault.Of(err) != fault.Conflict || !strings.Contains(fault.Shown(err), "STARTTLS") {
+		if fault.Of(err) != fault.Conflict || !strings.Contains(fault.Shown(err), "does not offer STARTTLS") {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
