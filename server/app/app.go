@@ -26,6 +26,7 @@ import (
 	"certctl/server/limit"
 	"certctl/server/metric"
 	"certctl/server/migrate"
+	"certctl/server/outbound"
 	"certctl/server/perm"
 	"certctl/server/pg"
 	"certctl/server/renewal"
@@ -48,6 +49,7 @@ type App struct {
 	metrics  *metric.Set
 	access   *auth.Access
 	limits   *limit.Limiter
+	dial     outbound.Dial // what connectors connect with
 
 	// The features. What they share is the registry of issuers and the queue.
 	inventory  *inventory.Inventory
@@ -87,6 +89,7 @@ func New(settings config.Values, build Build, log *zap.Logger) *App {
 		a.replica = fmt.Sprintf("%.48s-%d", host, os.Getpid())
 	}
 	a.access = &auth.Access{BootstrapToken: config.BootstrapToken.In(settings), Limiter: a.limits}
+	a.dial = (&outbound.Guard{Allow: config.OutboundAllow.In(settings), Setting: config.OutboundAllow.Name}).Dial
 	a.metrics.Set(metric.BuildInfo, 1, build.Version)
 	a.wire()
 	a.Web = web.New(web.Options{

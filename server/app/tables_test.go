@@ -246,6 +246,8 @@ var besides = map[string][]string{
 	"server/fault":       {"server/table"},
 	"server/store":       {"server/limit"},    // one statement admits a request: its limits, and its key
 	"server/pg/download": {"server/pg/local"}, // says what to install, as the launcher does
+
+	"server/notify/notifytest": {"server/notify/webhook", "server/notify/email"}, // reads what they send, as receivers do
 }
 
 func TestImportsPointDown(t *testing.T) {

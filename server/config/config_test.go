@@ -26,6 +26,7 @@ func TestLoadReportsEveryBadValueAtOnce(t *testing.T) {
 		"CERTCTL_TLS_CERT_FILE":        "/nowhere/cert.pem",
 		"CERTCTL_REPLICA":              "a b",
 		"CERTCTL_AUDIT_SEQUENCE_EVERY": "soon",
+		"CERTCTL_OUTBOUND_ALLOW":       "10.0.0.0/8, 10.0.0.1, fe80::1, 10.1.2.3/8,,a, ::ffff:10.0.0.0/104,fe80::1%a",
 	}))
 	if err == nil {
 		t.Fatal("bad settings were taken")
@@ -38,6 +39,9 @@ func TestLoadReportsEveryBadValueAtOnce(t *testing.T) {
 		`CERTCTL_LOG_LEVEL: "loud" is not one of debug, info, warn, error`,
 		"CERTCTL_ENCRYPTION_KEY: want 32 bytes",
 		"CERTCTL_BOOTSTRAP_TOKEN: is shorter than 32",
+		`CERTCTL_OUTBOUND_ALLOW: "10.0.0.1" is one address; write 10.0.0.1/32`, `"fe80::1" is one address; write fe80::1/128`,
+		`"10.1.2.3/8" has bits behind its length; write 10.0.0.0/8`, `"" is no CIDR`, `"a" is no CIDR`,
+		`"::ffff:10.0.0.0/104" is of IPv4`, `"fe80::1%a" is no CIDR`,
 		"CERTCTL_TLS_CERT_FILE", "CERTCTL_REPLICA", "CERTCTL_AUDIT_SEQUENCE_EVERY",
 	} {
 		if !strings.Contains(err.Error(), want) {
@@ -46,6 +50,20 @@ func TestLoadReportsEveryBadValueAtOnce(t *testing.T) {
 	}
 	if strings.Contains(err.Error(), "canary") {
 		t.Errorf("the error repeats a secret:\n%v", err)
+	}
+}
+
+func TestRangesOfAddresses(t *testing.T) {
+	for given, want := range map[string]string{
+		"": "", " ": "", "10.0.0.0/8": "10.0.0.0/8", " 10.0.0.0/8 , FD00::/8,0.0.0.0/0": "10.0.0.0/8,fd00::/8,0.0.0.0/0",
+	} {
+		v, err := config.Load(lookup(map[string]string{config.OutboundAllow.Name: given}))
+		if got := config.OutboundAllow.In(v).String(); err != nil || got != want {
+			t.Errorf("%q: got %q, %v; want %q", given, got, err, want)
+		}
+	}
+	if d := config.OutboundAllow.Spec.Default; d != "" || len(config.OutboundAllow.In(nil)) != 0 {
+		t.Errorf("the default is %q", d)
 	}
 }
 

@@ -146,6 +146,9 @@ var (
 	RateLimitGCEvery = duration("CERTCTL_RATE_LIMIT_GC_EVERY", time.Minute, 10*time.Millisecond, time.Hour,
 		"How often buckets of rate limits that say nothing any more are deleted.",
 		"the time between passes in the ledger of passes")
+	OutboundAllow = cidrs("CERTCTL_OUTBOUND_ALLOW",
+		"Which addresses the server may connect to for its connectors, beside those that are public: private, loopback and link-local ones are refused without it.",
+		"the connections that a connector with such an address makes")
 
 	JobsKeep = duration("CERTCTL_JOBS_KEEP", 30*24*time.Hour, time.Hour, 10*365*24*time.Hour,
 		"How long a finished job is kept.",

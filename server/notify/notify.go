@@ -5,9 +5,11 @@ package notify
 import (
 	"context"
 	"encoding/json"
+	"regexp"
 	"time"
 
 	"certctl/server/connector"
+	"certctl/server/fault"
 )
 
 // A Channel delivers messages to one place.
@@ -41,3 +43,29 @@ type Type = connector.Type[Channel]
 func Declare[C any](name, does string, open func(C, connector.Env) (Channel, error)) Type {
 	return connector.Declare(name, does, []string{}, open, nil)
 }
+
+// Later is the error of a receiver that says how long not to send to it. It is
+// an error like its cause otherwise, and is not final.
+type Later struct {
+	After time.Duration
+	Err   error
+}
+
+func (l *Later) Error() string { return l.Err.Error() }
+
+// Unwrap returns the cause.
+func (l *Later) Unwrap() error { return l.Err }
+
+// Check refuses, for good, a message that cannot be told to anybody as it is.
+func (m Message) Check() error {
+	if !key.MatchString(m.Key) {
+		return fault.New(fault.Invalid, "the key of the message is not 1 to 128 letters, digits, dots, dashes and underscores")
+	}
+	var object map[string]json.RawMessage
+	if len(m.Data) > 0 && json.Unmarshal(m.Data, &object) != nil {
+		return fault.New(fault.Invalid, "the data of the message are no JSON object")
+	}
+	return nil
+}
+
+var key = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)

@@ -1,0 +1,58 @@
+package email
+
+import (
+	"bytes"
+	"net/mail"
+	"strings"
+
+	gomail "github.com/wneessen/go-mail"
+
+	"certctl/server/notify"
+)
+
+// HeaderKey is the header that holds the key of the message.
+const HeaderKey = "X-Certctl-Idempotency-Key"
+
+// recipients are those of the channel and of a message, each once, and how many
+// addresses of the message are none.
+func (c *Channel) recipients(more []string) (to []*mail.Address, bad int) {
+	seen := map[string]bool{}
+	add := func(a *mail.Address) {
+		if folded := strings.ToLower(a.Address); !seen[folded] {
+			seen[folded] = true
+			to = append(to, a)
+		}
+	}
+	for _, a := range c.to {
+		add(a)
+	}
+	for _, text := range more {
+		if a, ok := address(text); ok {
+			add(a)
+		} else {
+			bad++
+		}
+	}
+	return to, bad
+}
+
+// mail writes a message as RFC 5322 has it. Its identifier is made of the key,
+// so that mail programs know a repetition.
+func (c *Channel) mail(m notify.Message, to []*mail.Address) ([]byte, error) {
+	g := gomail.NewMsg(gomail.WithNoDefaultUserAgent())
+	g.FromMailAddress(c.from)
+	g.ToMailAddress(to...)
+	g.Subject(line(m.Subject))
+	_, domain, _ := strings.Cut(c.from.Address, "@")
+	g.SetMessageIDWithValue(m.Key + "@" + domain)
+	g.SetDate()
+	g.SetGenHeader(HeaderKey, m.Key)
+	g.SetGenHeader("Auto-Submitted", "auto-generated") // RFC 3834: nobody's absence answers it
+	g.SetBodyString(gomail.TypeTextPlain, m.Text)
+	if m.HTML != "" {
+		g.AddAlternativeString(gomail.TypeTextHTML, m.HTML)
+	}
+	var b bytes.Buffer
+	_, err := g.WriteTo(&b)
+	return b.Bytes(), err
+}
