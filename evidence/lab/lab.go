@@ -21,6 +21,7 @@ import (
 
 	"certctl/server/client"
 	"certctl/server/config"
+	"certctl/server/defect"
 	"certctl/server/limit"
 	"certctl/server/pg/local"
 	"certctl/server/seal"
@@ -115,6 +116,10 @@ func (l *Lab) create(ctx context.Context, template string) (string, error) {
 	_, err = conn.Exec(ctx, "create database "+name+" template "+pgx.Identifier{template}.Sanitize()+" strategy file_copy")
 	return l.database.URL(name), err
 }
+
+// ClockOffset is the variable that sets the clock of a server forward, or back,
+// which was built with the tag defects.
+const ClockOffset = defect.ClockOffset
 
 // A Replica is a server process.
 type Replica struct {

@@ -36,8 +36,15 @@ type replicas struct {
 // laboratory is a laboratory without a database.
 func laboratory(t *testing.T) *replicas {
 	t.Helper()
+	return laboratoryOf(t)
+}
+
+// laboratoryOf is a laboratory whose servers are built with further flags.
+func laboratoryOf(t *testing.T, flags ...string) *replicas {
+	t.Helper()
 	binary := filepath.Join(t.TempDir(), "certctl-server")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "certctl/cmd/certctl-server").CombinedOutput()
+	args := append([]string{"build", "-o", binary}, flags...)
+	out, err := exec.CommandContext(t.Context(), "go", append(args, "certctl/cmd/certctl-server")...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

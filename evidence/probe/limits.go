@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"certctl/evidence"
 	"certctl/evidence/lab"
@@ -158,6 +160,7 @@ type trial struct {
 	lab      *lab.Lab
 	url      string
 	with     map[string]string
+	apart    time.Duration
 	replicas []*lab.Replica
 
 	keys        []api.KeySecret
@@ -174,7 +177,7 @@ type subject struct {
 
 // trial makes a database with keys, and a certificate to export.
 func (s *Site) trial(ctx context.Context, keys int) (t *trial, err error) {
-	t = &trial{lab: s.Lab, with: s.With, rotated: map[string]api.KeySecret{}}
+	t = &trial{lab: s.Lab, with: s.With, apart: s.Apart, rotated: map[string]api.KeySecret{}}
 	if t.url, err = s.Lab.Database(ctx); err != nil {
 		return nil, err
 	}
@@ -249,7 +252,11 @@ func (t *trial) start(ctx context.Context, n int, scope *limit.Scope, l *limit.L
 	errs := make([]error, n)
 	var wg sync.WaitGroup
 	for i := range n {
-		wg.Go(func() { t.replicas[i], errs[i] = t.lab.Server(ctx, t.url, settings) })
+		own := maps.Clone(settings)
+		if t.apart > 0 {
+			own[lab.ClockOffset] = (time.Duration(i-1) * t.apart).String()
+		}
+		wg.Go(func() { t.replicas[i], errs[i] = t.lab.Server(ctx, t.url, own) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)

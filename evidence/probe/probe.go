@@ -34,6 +34,7 @@ type Site struct {
 
 	With    map[string]string // settings of servers that probes start
 	Altered string            // what is done to the databases of those
+	Apart   time.Duration     // how far the clocks of those are from each other, if they were built with the tag defects
 
 	Populated *Site // the one where it was made, once there is one
 }

@@ -9,7 +9,8 @@ import (
 	"encoding/hex"
 	"math/big"
 	"strings"
-	"time"
+
+	"certctl/server/defect"
 )
 
 // NewID returns a new id with a prefix that says what it is of. Ids are made in
@@ -17,7 +18,7 @@ import (
 // nothing is decided by that order.
 func NewID(prefix string) string {
 	var raw [16]byte
-	binary.BigEndian.PutUint64(raw[:8], uint64(time.Now().UnixMilli())<<16)
+	binary.BigEndian.PutUint64(raw[:8], uint64(defect.Now().UnixMilli())<<16)
 	rand.Read(raw[6:])
 	return prefix + "_" + strings.ToLower(ids.EncodeToString(raw[:]))
 }

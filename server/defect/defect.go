@@ -6,5 +6,9 @@ package defect
 
 import "time"
 
+// ClockOffset is the variable that says how far the replica's clock is from the
+// machine's, as a duration.
+const ClockOffset = "CERTCTL_TEST_CLOCK_OFFSET"
+
 // Now is the replica's clock.
 func Now() time.Time { return time.Now().Add(clockOffset()) }

@@ -13,7 +13,7 @@ const On = true
 
 // clockOffset is how far the replica's clock is from the machine's.
 var clockOffset = sync.OnceValue(func() time.Duration {
-	d, err := time.ParseDuration(os.Getenv("CERTCTL_TEST_CLOCK_OFFSET"))
+	d, err := time.ParseDuration(os.Getenv(ClockOffset))
 	if err != nil {
 		return 0
 	}

@@ -15,70 +15,10 @@ import (
 
 	"certctl/server/config"
 	"certctl/server/limit"
+	"certctl/server/limit/limittest"
 	"certctl/server/pg"
 	"certctl/server/pg/pgtest"
 )
-
-// A decision is what one statement decided.
-type decision struct{ admitted, asked, remaining, wait, fresh, at int64 }
-
-func of(state []int64) decision {
-	return decision{state[0], state[1], state[2], state[3], state[4], state[5]}
-}
-
-// model decides from the log of all that was admitted, as the sentence of the
-// algorithm says it, and complains of decisions that it would not have made.
-type model struct {
-	t   limit.Terms
-	log []decision // that admitted something
-	lag int        // the first of the log that can still matter
-}
-
-// allowed is the most that may be admitted at a time, and the least that has to
-// be.
-func (m *model) allowed(at int64) (most, least int64) {
-	if m.t.Sliding {
-		window := 16 * m.t.Per
-		most, least = m.t.Cap, m.t.Cap
-		for ; m.lag < len(m.log) && m.log[m.lag].at <= at-window-m.t.Per; m.lag++ {
-		}
-		for _, d := range m.log[m.lag:] {
-			if d.at > at-window {
-				most -= d.admitted
-			}
-			least -= d.admitted // what is a slot older may count
-		}
-		return most, max(least, 0)
-	}
-	// In every interval that ends now: the burst, and a token for each whole time
-	// of one.
-	most, sum := m.t.Cap, int64(0)
-	for i := len(m.log) - 1; i >= m.lag; i-- {
-		sum += m.log[i].admitted
-		most = min(most, m.t.Cap+(at-m.log[i].at)/m.t.Per-sum)
-	}
-	return most, most
-}
-
-func (m *model) check(d decision) error {
-	most, least := m.allowed(d.at)
-	if d.admitted > d.asked || d.admitted < min(d.asked, least) || d.admitted > max(most, 0) {
-		return fmt.Errorf("of %d at %d it admitted %d, and the model from %d to %d", d.asked, d.at, d.admitted, least, most)
-	}
-	if (d.wait > 0) != (d.admitted < d.asked) {
-		return fmt.Errorf("%+v says to wait for %d", d, d.wait)
-	}
-	if d.admitted > 0 {
-		m.log = append(m.log, d)
-	}
-	if !m.t.Sliding && d.remaining == m.t.Cap-d.admitted {
-		m.lag = len(m.log) - 1 // the bucket was full: nothing before matters
-		if d.admitted == 0 {
-			m.lag++
-		}
-	}
-	return nil
-}
 
 var terms = map[string]limit.Terms{
 	"token bucket":   {Name: "t", Cap: 50, Per: 20_000},
@@ -149,18 +89,18 @@ func TestDatabaseDecidesAsTheModel(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			asked, at := history(terms, 100_000)
-			m := &model{t: terms}
+			m := &limittest.Model{Terms: terms}
 			refused := 0
 			states := replay(t, pgtest.Tx(t), terms, asked, at)
 			for i, state := range states {
-				d := of(state)
-				if d.asked != asked[i] || d.at != at[i] {
+				d := limittest.Of(state)
+				if d.Asked != asked[i] || d.At != at[i] {
 					t.Fatalf("%+v is no decision on %d at %d", d, asked[i], at[i])
 				}
-				if err := m.check(d); err != nil {
+				if err := m.Check(d); err != nil {
 					t.Fatalf("decision %d: %v", i, err)
 				}
-				if d.admitted < d.asked {
+				if d.Admitted < d.Asked {
 					refused++
 				}
 			}
@@ -199,16 +139,16 @@ func TestWaitIsTrue(t *testing.T) {
 			tried := 0
 			for i := range asked {
 				was = limit.Step(terms, was, asked[i], at[i])
-				d := of(was)
-				if d.wait == 0 {
+				d := limittest.Of(was)
+				if d.Wait == 0 {
 					continue
 				}
 				tried++
-				if got := of(limit.Step(terms, was, 1, d.at+d.wait)); got.admitted != 1 {
-					t.Fatalf("after %d it is refused: %+v", d.wait, got)
+				if got := limittest.Of(limit.Step(terms, was, 1, d.At+d.Wait)); got.Admitted != 1 {
+					t.Fatalf("after %d it is refused: %+v", d.Wait, got)
 				}
-				if got := of(limit.Step(terms, was, 1, d.at+d.wait-min(10_000, d.wait))); got.admitted != 0 {
-					t.Fatalf("before %d it is admitted: %+v", d.wait, got)
+				if got := limittest.Of(limit.Step(terms, was, 1, d.At+d.Wait-min(10_000, d.Wait))); got.Admitted != 0 {
+					t.Fatalf("before %d it is admitted: %+v", d.Wait, got)
 				}
 			}
 			if tried == 0 {
@@ -339,15 +279,15 @@ func TestHistoryOfReplicasIsThatOfTheModel(t *testing.T) {
 			if err != nil || len(states) != 6000 {
 				t.Fatalf("%d decisions (%v)", len(states), err)
 			}
-			m := &model{t: terms}
+			m := &limittest.Model{Terms: terms}
 			admitted := int64(0)
 			for i, state := range states {
-				if err := m.check(of(state)); err != nil {
+				if err := m.Check(limittest.Of(state)); err != nil {
 					t.Fatalf("decision %d: %v", i, err)
 				}
 				admitted += state[0]
 			}
-			if last := of(states[len(states)-1]).at - states[0][5]; admitted < 60 || last < 3*terms.Window().Microseconds() {
+			if last := limittest.Of(states[len(states)-1]).At - states[0][5]; admitted < 60 || last < 3*terms.Window().Microseconds() {
 				t.Errorf("%d admitted in %d µs: the history says nothing", admitted, last)
 			}
 		})

@@ -15,6 +15,7 @@ import (
 	"unicode"
 
 	"certctl/server/cert"
+	"certctl/server/defect"
 	"certctl/server/fault"
 )
 
@@ -36,7 +37,7 @@ func prepare(s Settings) (Settings, error) {
 		return s, err
 	}
 	begin, end := period(chain)
-	if now := time.Now(); now.Before(begin.Add(-skew)) || now.After(end) {
+	if now := defect.Now(); now.Before(begin.Add(-skew)) || now.After(end) {
 		return s, fault.New(fault.Invalid, "body.settings.certificate_pem holds one that is not valid now; give valid ones")
 	}
 	k, err := cert.KeyAlgorithmOf(key.Public())
@@ -101,7 +102,7 @@ func selfSigned(s Settings) (Settings, error) {
 	if err != nil {
 		return s, err
 	}
-	begin := time.Now().UTC().Truncate(time.Second).Add(-skew)
+	begin := defect.Now().UTC().Truncate(time.Second).Add(-skew)
 	template := &x509.Certificate{
 		SerialNumber: cert.NewSerial(), Subject: subject,
 		NotBefore: begin, NotAfter: begin.AddDate(0, 0, s.ValidityDays).Add(-time.Second),

@@ -19,6 +19,7 @@ import (
 	"unicode/utf8"
 
 	"certctl/server/cert"
+	"certctl/server/defect"
 	"certctl/server/fault"
 	"certctl/server/issuer"
 )
@@ -46,7 +47,7 @@ func (i *Issuer) Issue(ctx context.Context, o cert.Order) (issuer.Issued, error)
 	if err := ctx.Err(); err != nil {
 		return issuer.Issued{}, err
 	}
-	now := time.Now().UTC().Truncate(time.Second)
+	now := defect.Now().UTC().Truncate(time.Second)
 	if err := i.inForce(now); err != nil {
 		return issuer.Issued{}, err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"certctl/server/cert"
 	"certctl/server/connector"
+	"certctl/server/defect"
 	"certctl/server/fault"
 	"certctl/server/issuer"
 )
@@ -97,7 +98,7 @@ func (i *Issuer) Test(ctx context.Context) error {
 	if _, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, i.key); err != nil {
 		return err
 	}
-	return i.inForce(time.Now())
+	return i.inForce(defect.Now())
 }
 
 // inForce refuses to sign when nobody would trust it.

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"certctl/server/connector"
+	"certctl/server/defect"
 	"certctl/server/fault"
 	"certctl/server/notify"
 	"certctl/server/outbound"
@@ -109,7 +110,7 @@ func (c *Channel) Send(ctx context.Context, m notify.Message) error {
 	if err != nil {
 		return err
 	}
-	now := time.Now()
+	now := defect.Now()
 	for name, value := range map[string]string{
 		"Content-Type":    "application/json",
 		"User-Agent":      "certctl",
