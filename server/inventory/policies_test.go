@@ -52,11 +52,11 @@ func TestPolicy(t *testing.T) {
 			in := newPolicy("bad")
 			in.Body.AlertDays = &bad
 			_, err := inv.CreatePolicy(ctx, in)
-			refused(t, err, fault.Invalid, "body.alert_days")
+			refused(t, err, fault.Invalid, "body.alerts")
 			edit := &inventory.PolicyChange{ByID: *one(p.ID)}
 			edit.Body.AlertDays = &bad
 			_, err = inv.ChangePolicy(ctx, edit)
-			refused(t, err, fault.Invalid, "body.alert_days")
+			refused(t, err, fault.Invalid, "body.alerts")
 		}
 	})
 }

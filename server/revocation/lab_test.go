@@ -60,8 +60,8 @@ func labOn(t testing.TB, db *pgxpool.Pool) *lab {
 	l.exec(`
 		insert into owners (id, name) values ('o', 'o');
 		insert into renewal_policies (id, name, auto_renew, renew_before_seconds, max_retries, retry_every_seconds,
-			attempt_timeout_seconds, start_over_after_seconds, alert_days)
-		values ('p', 'p', true, 86400, 3, 300, 60, 86400, '{}');
+			attempt_timeout_seconds, start_over_after_seconds, alerts)
+		values ('p', 'p', true, 86400, 3, 300, 60, 86400, '[]');
 		insert into profiles (id, name, enabled, key_algorithms, default_validity_seconds, max_validity_seconds, ext_key_usages,
 			san_kinds, dns_patterns, ip_ranges, uri_prefixes, email_domains, max_sans, wildcards, must_staple, short_lived, cab_lints)
 		values ('f', 'f', true, '{}', 86400, 864000, '{}', '{}', '{}', '{}', '{}', '{}', 10, true, false, false, false);

@@ -1,0 +1,3 @@
+-- readable-from: 0003
+-- Stands in for the migration of this number that is made elsewhere.
+select 1;
