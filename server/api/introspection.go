@@ -10,6 +10,7 @@ import (
 	"certctl/server/fault"
 	"certctl/server/metric"
 	"certctl/server/migrate"
+	"certctl/server/outbox"
 	"certctl/server/perm"
 	"certctl/server/schedule"
 	"certctl/server/web"
@@ -73,6 +74,11 @@ type Declared struct {
 	JobKinds      []DeclaredJobKind    `json:"job_kinds" nullable:"false"`
 	BulkActions   []DeclaredBulkAction `json:"bulk_actions" nullable:"false"`
 	IssuerTypes   []DeclaredIssuer     `json:"issuer_types" nullable:"false"`
+
+	Severities         []*outbox.Severity `json:"severities" nullable:"false"`
+	Events             []*outbox.Event    `json:"events" nullable:"false"`
+	NotificationStates []DeclaredState    `json:"notification_states" nullable:"false"`
+	ChannelTypes       []DeclaredChannel  `json:"channel_types" nullable:"false"`
 }
 
 // A DeclaredState is a state of a certificate or a job.
@@ -110,6 +116,13 @@ type DeclaredIssuer struct {
 	Name     string            `json:"name"`
 	Does     string            `json:"does"`
 	Can      []string          `json:"can" nullable:"false" doc:"what it can do beside signing"`
+	Settings []connector.Field `json:"settings" nullable:"false"`
+}
+
+// A DeclaredChannel is a type of channel.
+type DeclaredChannel struct {
+	Name     string            `json:"name"`
+	Does     string            `json:"does"`
 	Settings []connector.Field `json:"settings" nullable:"false"`
 }
 

@@ -3,7 +3,11 @@ package app
 import (
 	"certctl/server/issuer"
 	"certctl/server/issuer/local"
+	"certctl/server/notify"
 )
 
 // issuerTypes are the kinds of issuer that are built in.
 var issuerTypes = []issuer.Type{local.Type}
+
+// channelTypes are the kinds of channel that are built in.
+var channelTypes = []notify.Type{}

@@ -31,7 +31,7 @@ import (
 // An Occasion is what happened to a certificate.
 type Occasion struct {
 	CertificateID string         `json:"certificate_id"`
-	Version       int            `json:"version"`
+	Version       int            `json:"version"`  // the current one if 0
 	Severity      string         `json:"severity"` // name of a Severity
 	Once          string         `json:"once"`     // tells it from others of the event, certificate and version
 	Details       map[string]any `json:"details"`  // beside what there is to say of every certificate; never a secret

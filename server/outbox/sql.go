@@ -29,8 +29,8 @@ const (
 				certificate_id text, version integer, severity text, once text, details jsonb)
 		)
 		insert into notifications (id, once, event, severity, channel_id, certificate_id, version, data, recipients)
-		select ` + newID + `, concat_ws('/', @event::text, c.id, h.version, nullif(h.once, ''), ch.id), @event, h.severity, ch.id,
-			c.id, h.version, ` + facts + ` || h.details, ` + recipients + `
+		select ` + newID + `, concat_ws('/', @event::text, c.id, coalesce(nullif(h.version, 0), c.version), nullif(h.once, ''), ch.id), @event,
+			h.severity, ch.id, c.id, coalesce(nullif(h.version, 0), c.version), ` + facts + ` || h.details, ` + recipients + `
 		from happened h
 		join certificates c on c.id = h.certificate_id` + around + `
 		join policy_channels pc on pc.policy_id = c.policy_id and severity_rank(pc.from_severity) <= severity_rank(h.severity)

@@ -49,7 +49,7 @@ func labOn(t testing.TB, db *pgxpool.Pool) *lab {
 	l := &lab{t: t, db: db, issuers: map[string]issuer.Issuer{}}
 	l.ctx = audit.WithReplica(perm.With(t.Context(), perm.Actor{Kind: perm.ByKey, ID: "k", Name: "somebody"}), "one")
 	l.Revocations = &revocation.Revocations{
-		DB: db, Metrics: metric.New(), Replica: "one", Validity: validity, Log: zap.NewNop(),
+		DB: db, Metrics: metric.New(), Replica: "one", Validity: validity, Log: zap.NewNop(), Told: func() {},
 		Open: func(_ context.Context, _ pg.Q, id string) (issuer.Issuer, error) {
 			if i, ok := l.issuers[id]; ok {
 				return i, nil
@@ -75,7 +75,7 @@ func (l *lab) another(url string) *lab {
 	other := *l
 	other.db = pgtest.Pool(l.t, url)
 	other.Revocations = &revocation.Revocations{
-		DB: other.db, Open: l.Open, Metrics: l.Metrics, Replica: "two", Validity: l.Validity, Log: l.Log,
+		DB: other.db, Open: l.Open, Metrics: l.Metrics, Replica: "two", Validity: l.Validity, Log: l.Log, Told: l.Told,
 	}
 	return &other
 }
