@@ -80,7 +80,11 @@ func Compose(event, severity string, at time.Time, data json.RawMessage) (Words,
 func (t told) facts(l *letter) {
 	c := t.Certificate
 	l.add("certificate", c.Name)
-	l.add("names", strings.Join(c.SANs, ", "))
+	var names []string
+	for _, n := range c.SANs {
+		names = append(names, strings.TrimPrefix(n, "dns:"))
+	}
+	l.add("names", strings.Join(names, ", "))
 	l.add("ends", moment(c.NotAfter))
 	l.add("version", strconv.Itoa(c.Version))
 	l.add("serial number", c.Serial)
@@ -152,10 +156,13 @@ func revoked(t told, l *letter) {
 		what = "put on hold"
 	}
 	l.Subject = fmt.Sprintf("Certificate %s was %s (%s)", c.Name, what, t.Reason)
-	many := count(int64(len(t.Serials)), "version", "versions")
-	l.Says = append(l.Says, fmt.Sprintf("Of the certificate %s %s were %s at %s. Whoever checks revocation refuses what was.", c.Name, many, what, moment(t.at)))
-	if len(t.Serials) == 1 {
-		l.Says[0] = fmt.Sprintf("Of the certificate %s a version was %s on %s. Whoever checks revocation refuses it.", c.Name, what, moment(t.at))
+	switch {
+	case len(t.Serials) != 1:
+		l.Says = append(l.Says, fmt.Sprintf("%d versions of the certificate %s were %s on %s. Whoever checks revocation refuses them.", len(t.Serials), c.Name, what, moment(t.at)))
+	case t.Serials[0] == c.Serial:
+		l.Says = append(l.Says, fmt.Sprintf("The certificate %s was %s on %s. Whoever checks revocation refuses it.", c.Name, what, moment(t.at)))
+	default:
+		l.Says = append(l.Says, fmt.Sprintf("A version of the certificate %s that is not the current one was %s on %s. Whoever checks revocation refuses it.", c.Name, what, moment(t.at)))
 	}
 	if r, ok := cert.ReasonNamed(t.Reason); ok {
 		l.Says = append(l.Says, fmt.Sprintf("The reason is %s. %s", r.Name, r.Does))

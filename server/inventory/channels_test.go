@@ -31,7 +31,9 @@ var bell = notify.Declare("bell", "Rings.", func(s struct {
 
 type tower string
 
-func (tower) Send(context.Context, notify.Message) error { return errors.New("nobody is to be told here") }
+func (tower) Send(context.Context, notify.Message) error {
+	return errors.New("nobody is to be told here")
+}
 
 func (t tower) Test(context.Context) error {
 	if t == "tangled" {

@@ -40,7 +40,7 @@ func TestPolicy(t *testing.T) {
 				{Days: 30, Severity: "informational"}, {Days: 14, Severity: "warning"}, {Days: 7, Severity: "warning"},
 				{Days: 1, Severity: "critical"}, {Days: 0, Severity: "critical"},
 			},
-			Channels: []store.PolicyChannel{},
+			Channels:  []store.PolicyChannel{},
 			CreatedAt: p.CreatedAt, UpdatedAt: p.UpdatedAt,
 		}
 		if !reflect.DeepEqual(p, want) {

@@ -201,7 +201,10 @@ func TestAttemptEnds(t *testing.T) {
 			state: "failed", outcome: "failed 1", error: "come back never", low: 23 * time.Hour, high: 25 * time.Hour,
 		},
 		{
-			name: "too slow", do: func(ctx context.Context, _ *outbox.Delivery) (time.Duration, error) { <-ctx.Done(); return 0, ctx.Err() },
+			name: "too slow", do: func(ctx context.Context, _ *outbox.Delivery) (time.Duration, error) {
+				<-ctx.Done()
+				return 0, ctx.Err()
+			},
 			state: "failed", outcome: "failed 1", error: "the receiver did not answer in time", low: 8 * minute / 10, high: 12 * minute / 10,
 		},
 	} {
@@ -532,7 +535,11 @@ func TestStop(t *testing.T) {
 		db := prepared(t)
 		queue(t, db, "n", "chn_a", 1)
 		ctx, cut := context.WithCancel(t.Context())
-		s := &sink{do: func(ctx context.Context, _ *outbox.Delivery) (time.Duration, error) { cut(); <-ctx.Done(); return 0, ctx.Err() }}
+		s := &sink{do: func(ctx context.Context, _ *outbox.Delivery) (time.Duration, error) {
+			cut()
+			<-ctx.Done()
+			return 0, ctx.Err()
+		}}
 		r := newRunner(db, "one", s)
 		if _, err := r.Pass(ctx, nil); err != nil {
 			t.Error(err)
