@@ -1,3 +1,4 @@
 -- readable-from: 0003
 -- Stands in for the migration of this number that is made elsewhere.
-select 1;
+create table stand_in ();
+drop table stand_in;

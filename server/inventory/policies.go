@@ -37,8 +37,11 @@ const (
 
 func defaultAlerts() []store.Alert {
 	return []store.Alert{
-		{Days: 30, Severity: outbox.Informational.Name}, {Days: 14, Severity: outbox.Warning.Name}, {Days: 7, Severity: outbox.Warning.Name},
-		{Days: 1, Severity: outbox.Critical.Name}, {Days: 0, Severity: outbox.Critical.Name},
+		{Days: 30, Severity: outbox.Informational.Name},
+		{Days: 14, Severity: outbox.Warning.Name},
+		{Days: 7, Severity: outbox.Warning.Name},
+		{Days: 1, Severity: outbox.Critical.Name},
+		{Days: 0, Severity: outbox.Critical.Name},
 	}
 }
 

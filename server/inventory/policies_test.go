@@ -37,8 +37,11 @@ func TestPolicy(t *testing.T) {
 			ID: p.ID, Name: "plain", AutoRenew: true, RenewBeforeSeconds: 30 * 86400, MaxRetries: 3, RetryEverySeconds: 300,
 			AttemptTimeoutSeconds: 60, StartOverAfterSeconds: 86400, Revision: 1,
 			Alerts: []store.Alert{
-				{Days: 30, Severity: "informational"}, {Days: 14, Severity: "warning"}, {Days: 7, Severity: "warning"},
-				{Days: 1, Severity: "critical"}, {Days: 0, Severity: "critical"},
+				{Days: 30, Severity: "informational"},
+				{Days: 14, Severity: "warning"},
+				{Days: 7, Severity: "warning"},
+				{Days: 1, Severity: "critical"},
+				{Days: 0, Severity: "critical"},
 			},
 			Channels:  []store.PolicyChannel{},
 			CreatedAt: p.CreatedAt, UpdatedAt: p.UpdatedAt,
