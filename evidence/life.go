@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"certctl/server/api"
+	"certctl/server/connector"
 )
 
 // statesTable sets states beside what is so in them and what may follow.
@@ -115,18 +116,63 @@ func issuerTypesBlock(p *page, in Inputs) (string, error) {
 		p.entry(code(t.Name))
 		p.paragraph(text(t.Does))
 		p.paragraph("What it can do beside signing: " + codes(t.Can, "nothing") + ".")
-		var rows [][]string
-		for _, f := range t.Settings {
-			kind := f.Type
-			if f.Secret {
-				kind += ", secret"
-			}
-			if f.Fixed {
-				kind += ", fixed once created"
-			}
-			rows = append(rows, []string{code(f.Name), kind, code(f.Default), text(f.Bounds), text(f.Does)})
+		p.settings(t.Settings)
+	}
+	return "", nil
+}
+
+// settings are those of a type of connector.
+func (p *page) settings(all []connector.Field) {
+	var rows [][]string
+	for _, f := range all {
+		kind := f.Type
+		if f.Secret {
+			kind += ", secret"
 		}
-		p.grid([]string{"setting", "type", "default", "values", "what it does"}, rows)
+		if f.Fixed {
+			kind += ", fixed once created"
+		}
+		rows = append(rows, []string{code(f.Name), kind, code(f.Default), text(f.Bounds), text(f.Does)})
+	}
+	p.grid([]string{"setting", "type", "default", "values", "what it does"}, rows)
+}
+
+func severitiesBlock(p *page, in Inputs) (string, error) {
+	var rows [][]string
+	for _, s := range in.Declared.Severities {
+		rows = append(rows, []string{code(s.Name), text(s.Does)})
+	}
+	p.grid([]string{"severity, the least first", "what it means"}, rows)
+	return "", nil
+}
+
+func eventsBlock(p *page, in Inputs) (string, error) {
+	var rows [][]string
+	for _, e := range in.Declared.Events {
+		rows = append(rows, []string{code(e.Name), text(e.Does), text(e.Severity)})
+	}
+	p.grid([]string{"event", "what has happened", "severity"}, rows)
+	return "", nil
+}
+
+func notificationStatesBlock(p *page, in Inputs) (string, error) {
+	p.statesTable(in.Declared.NotificationStates)
+	return "", nil
+}
+
+func notificationMovesBlock(p *page, in Inputs) (string, error) {
+	p.diagram(in.Declared.NotificationStates)
+	return "", nil
+}
+
+func channelTypesBlock(p *page, in Inputs) (string, error) {
+	for _, t := range in.Declared.ChannelTypes {
+		p.entry(code(t.Name))
+		p.paragraph(text(t.Does))
+		p.settings(t.Settings)
+	}
+	if len(in.Declared.ChannelTypes) == 0 {
+		p.paragraph("This build has no type of channel.")
 	}
 	return "", nil
 }

@@ -19,6 +19,7 @@ import (
 	"certctl/server/issuer/local"
 	"certctl/server/job"
 	"certctl/server/metric"
+	"certctl/server/outbox"
 	"certctl/server/perm"
 	"certctl/server/schedule"
 )
@@ -53,6 +54,15 @@ func declared() (whole, part map[string]bool) {
 	}
 	for _, a := range bulk.Actions() {
 		whole[a.Name] = true
+	}
+	for _, s := range outbox.Severities() {
+		whole[s.Name] = true
+	}
+	for _, e := range outbox.Events() {
+		whole[e.Name] = true
+	}
+	for _, s := range outbox.States() {
+		whole[s.Name] = true
 	}
 	for _, r := range cert.Rules() {
 		whole[r.Name] = true
@@ -136,7 +146,7 @@ func TestASpelledOutNameIsFound(t *testing.T) {
 	for _, name := range []string{
 		config.Listen.Name, metric.BuildInfo.Name, schedule.Retention.Name, perm.AuditRead.Name, audit.KeyCreated.Name,
 		cert.Held.Name, job.GivenUp.Name, job.Renew.Name, bulk.Revoke.Name, cert.RuleWildcard.Name, cert.KeyCompromise.Name, cert.Ed25519.Name,
-		cert.ServerAuth.Name, cert.URI.Name, local.Type.Name,
+		outbox.Warning.Name, outbox.CertExpiring.Name, outbox.Sending.Name, cert.ServerAuth.Name, cert.URI.Name, local.Type.Name,
 		api.GetKey.Name, api.GetKey.Path, api.GetKey.Method + " " + api.GetKey.Path,
 	} {
 		if got := spelled(t, "x.go", "package x\nvar s = "+strconv.Quote(name)); len(got) != 1 || got[0] != name {

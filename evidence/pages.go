@@ -110,6 +110,17 @@ var Pages = []Page{
 		[]Block{{"issuer-types", "Types", issuerTypesBlock}},
 	},
 	{
+		"docs/reference/notifications.md", "Notifications", "server/outbox/words.go",
+		"What happens to certificates is told to the channels of their renewal policies, once for each thing and channel.",
+		[]Block{
+			{"severities", "Severities", severitiesBlock},
+			{"events", "Events", eventsBlock},
+			{"notification-states", "States", notificationStatesBlock},
+			{"notification-moves", "Moves", notificationMovesBlock},
+			{"channel-types", "Types of channels", channelTypesBlock},
+		},
+	},
+	{
 		"docs/reference/schema.md", "Database schema", "migrations",
 		"The schema is made by numbered migrations, and read back from a database on which they ran.",
 		[]Block{{"migrations", "Migrations", migrationsBlock}, {"catalog", "Catalog", catalogBlock}},

@@ -23,6 +23,7 @@ import (
 	"certctl/server/fault"
 	"certctl/server/metric"
 	"certctl/server/migrate"
+	"certctl/server/outbox"
 	"certctl/server/perm"
 	"certctl/server/schedule"
 )
@@ -82,6 +83,14 @@ func inputs(t *testing.T) evidence.Inputs {
 					{Name: "pass_word", Type: "text", Bounds: "any text", Does: "what opens it", Secret: true, Fixed: true},
 				}},
 				{Name: "there", Does: "Signs there."},
+			},
+			Severities:         []*outbox.Severity{{Name: "mild", Does: "It is *mild*."}, {Name: "bad", Does: "It is bad."}},
+			Events:             []*outbox.Event{{Name: "scan.late", Does: "A scan | is late.", Severity: "bad"}},
+			NotificationStates: []api.DeclaredState{{Name: "kept", Does: "It waits.", Moves: []string{"gone"}}, {Name: "gone", Does: "It went."}},
+			ChannelTypes: []api.DeclaredChannel{
+				{Name: "pigeon", Does: "Flies *there*.", Settings: []connector.Field{
+					{Name: "loft", Type: "text", Bounds: "any text", Does: "where it lives", Secret: true},
+				}},
 			},
 		},
 		Packet: fstest.MapFS{catalogFile: {Data: observed(t, func(*evidence.Catalog) {})}},

@@ -32,7 +32,7 @@ create table renewal_policies (
     retry_every_seconds      bigint not null, -- the first time; it doubles from then on
     attempt_timeout_seconds  bigint not null,
     start_over_after_seconds bigint not null, -- a renewal that failed for good
-    alert_days               integer[] not null,
+    alerts                   jsonb not null, -- days before the end of a certificate, each with how bad that is
     revision                 bigint not null default 1,
     created_at               timestamptz not null default clock_timestamp(),
     updated_at               timestamptz not null default clock_timestamp(),

@@ -45,8 +45,8 @@ func TestCapsHoldWithClocksApart(t *testing.T) {
 			t.Fatalf("%d checks (%v)", len(checks), err)
 		}
 		for _, c := range checks {
-			if c.Declared != c.Seen {
-				t.Errorf("%s: %s, want %s", c.What, c.Seen, c.Declared)
+			if c.Want != c.Got {
+				t.Errorf("%s: %s, want %s", c.What, c.Got, c.Want)
 			}
 		}
 	}

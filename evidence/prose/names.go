@@ -86,6 +86,18 @@ func gather(in evidence.Inputs, src *source) (*names, error) {
 			n.fields[f.Name] = true
 		}
 	}
+	for _, s := range d.Severities {
+		n.words[s.Name] = true
+	}
+	for _, e := range d.Events {
+		n.words[e.Name], n.verbs[e.Name] = true, true
+	}
+	for _, t := range d.ChannelTypes {
+		n.words[t.Name] = true
+		for _, f := range t.Settings {
+			n.fields[f.Name] = true
+		}
+	}
 	for _, r := range in.Receipts {
 		n.claims[r.Claim.ID] = true
 	}

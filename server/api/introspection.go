@@ -11,6 +11,7 @@ import (
 	"certctl/server/limit"
 	"certctl/server/metric"
 	"certctl/server/migrate"
+	"certctl/server/outbox"
 	"certctl/server/perm"
 	"certctl/server/schedule"
 	"certctl/server/web"
@@ -79,6 +80,11 @@ type Declared struct {
 	LimitScopes     []*limit.Scope     `json:"limit_scopes" nullable:"false"`
 	LimitAlgorithms []*limit.Algorithm `json:"limit_algorithms" nullable:"false"`
 	LimitKeys       []*limit.Key       `json:"limit_keys" nullable:"false"`
+
+	Severities         []*outbox.Severity `json:"severities" nullable:"false"`
+	Events             []*outbox.Event    `json:"events" nullable:"false"`
+	NotificationStates []DeclaredState    `json:"notification_states" nullable:"false"`
+	ChannelTypes       []DeclaredChannel  `json:"channel_types" nullable:"false"`
 }
 
 // A DeclaredLimit is a rate limit.
@@ -131,6 +137,13 @@ type DeclaredIssuer struct {
 	Name     string            `json:"name"`
 	Does     string            `json:"does"`
 	Can      []string          `json:"can" nullable:"false" doc:"what it can do beside signing"`
+	Settings []connector.Field `json:"settings" nullable:"false"`
+}
+
+// A DeclaredChannel is a type of channel.
+type DeclaredChannel struct {
+	Name     string            `json:"name"`
+	Does     string            `json:"does"`
 	Settings []connector.Field `json:"settings" nullable:"false"`
 }
 

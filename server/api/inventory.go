@@ -63,7 +63,7 @@ type (
 	// IssuerPage is a page of issuers.
 	IssuerPage = inventory.Page[store.Issuer]
 	// IssuerTest is what a test of an issuer found.
-	IssuerTest = inventory.IssuerTest
+	IssuerTest = inventory.Tested
 )
 
 // Certificates.

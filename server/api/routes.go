@@ -392,6 +392,52 @@ var (
 		Needs: perm.JobEdit,
 	})
 
+	CreateChannel = typed[NewChannel, Channel](&web.Route{
+		Name: "create-channel", Method: http.MethodPost, Path: "/api/v1/channels", Status: http.StatusCreated,
+		Does:  "creates a channel, through which people or programs are told of what happens",
+		Needs: perm.ChannelEdit,
+	})
+	ListChannels = typed[ByName, ChannelPage](&web.Route{
+		Name: "list-channels", Method: http.MethodGet, Path: "/api/v1/channels",
+		Does:  "lists channels, by name",
+		Needs: perm.ChannelRead, Tagged: true,
+	})
+	GetChannel = typed[ByID, Channel](&web.Route{
+		Name: "get-channel", Method: http.MethodGet, Path: "/api/v1/channels/{id}",
+		Does:  "answers with one channel",
+		Needs: perm.ChannelRead, Tagged: true,
+	})
+	UpdateChannel = typed[ChannelChange, Channel](&web.Route{
+		Name: "update-channel", Method: http.MethodPatch, Path: "/api/v1/channels/{id}",
+		Does:  "changes the given fields of a channel",
+		Needs: perm.ChannelEdit,
+	})
+	DeleteChannel = typed[ByID, web.Nothing](&web.Route{
+		Name: "delete-channel", Method: http.MethodDelete, Path: "/api/v1/channels/{id}",
+		Does:  "deletes a channel that no policy has and through which nothing is on its way",
+		Needs: perm.ChannelEdit,
+	})
+	TestChannel = typed[ByID, ChannelTest](&web.Route{
+		Name: "test-channel", Method: http.MethodPost, Path: "/api/v1/channels/{id}/test",
+		Does:  "tries whether a channel would deliver, sends nothing, and keeps what it found",
+		Needs: perm.ChannelEdit,
+	})
+	ListNotifications = typed[NotificationQuery, NotificationPage](&web.Route{
+		Name: "list-notifications", Method: http.MethodGet, Path: "/api/v1/notifications",
+		Does:  "lists notifications, newest first, with what became of them",
+		Needs: perm.NotificationRead, Tagged: true,
+	})
+	GetNotification = typed[OneNotification, Notification](&web.Route{
+		Name: "get-notification", Method: http.MethodGet, Path: "/api/v1/notifications/{id}",
+		Does:  "answers with one notification, as it is told",
+		Needs: perm.NotificationRead, Tagged: true,
+	})
+	RequeueNotification = typed[OneNotification, Notification](&web.Route{
+		Name: "requeue-notification", Method: http.MethodPost, Path: "/api/v1/notifications/{id}/requeue",
+		Does:  "gives new attempts to a notification that was given up, under the same key",
+		Needs: perm.NotificationEdit,
+	})
+
 	ListCRLs = typed[Empty, CRLs](&web.Route{
 		Name: "list-crls", Method: http.MethodGet, Path: "/api/v1/crls",
 		Does:  "lists the newest revocation list of each issuer, without its entries",

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"certctl/migrations"
+	"certctl/server/alerts"
 	"certctl/server/audit"
 	"certctl/server/auth"
 	"certctl/server/bulk"
@@ -26,7 +27,9 @@ import (
 	"certctl/server/limit"
 	"certctl/server/metric"
 	"certctl/server/migrate"
+	"certctl/server/notify"
 	"certctl/server/outbound"
+	"certctl/server/outbox"
 	"certctl/server/perm"
 	"certctl/server/pg"
 	"certctl/server/renewal"
@@ -49,16 +52,19 @@ type App struct {
 	metrics  *metric.Set
 	access   *auth.Access
 	limits   *limit.Limiter
-	dial     outbound.Dial // what connectors connect with
 
-	// The features. What they share is the registry of issuers and the queue.
+	// The features. What they share are the registries of what is outside, the
+	// queue and the outbox.
 	inventory  *inventory.Inventory
 	issuance   *issuance.Issuance
 	renewals   *renewal.Renewals
 	revocation *revocation.Revocations
 	bulk       *bulk.Bulk
+	alerts     *alerts.Alerts
 	issuers    *issuer.Registry
+	channels   *notify.Registry
 	jobs       *job.Runner
+	outbox     *outbox.Runner
 
 	db       *pgxpool.Pool
 	trail    *audit.Log
@@ -89,7 +95,6 @@ func New(settings config.Values, build Build, log *zap.Logger) *App {
 		a.replica = fmt.Sprintf("%.48s-%d", host, os.Getpid())
 	}
 	a.access = &auth.Access{BootstrapToken: config.BootstrapToken.In(settings), Limiter: a.limits}
-	a.dial = (&outbound.Guard{Allow: config.OutboundAllow.In(settings), Setting: config.OutboundAllow.Name}).Dial
 	a.metrics.Set(metric.BuildInfo, 1, build.Version)
 	a.wire()
 	a.Web = web.New(web.Options{
@@ -109,17 +114,30 @@ func New(settings config.Values, build Build, log *zap.Logger) *App {
 
 // wire makes the features, which get their database and their key in Run.
 func (a *App) wire() {
-	a.issuers = &issuer.Registry{Types: issuerTypes, PKIURL: config.PKIURL.In(a.settings)}
+	a.issuers = issuer.NewRegistry(issuerTypes, config.PKIURL.In(a.settings))
+	guard := outbound.Guard{Allow: config.OutboundAllow.In(a.settings), Setting: config.OutboundAllow.Name}
+	a.channels = notify.NewRegistry(channelTypes, guard.Dial)
 	a.jobs = &job.Runner{
 		Replica: a.replica, Concurrency: config.JobConcurrency.In(a.settings), Lease: config.JobLease.In(a.settings),
 		Every: config.JobProcessorEvery.In(a.settings), Metrics: a.metrics, Log: a.log,
 	}
-	a.inventory = &inventory.Inventory{Types: issuerTypes, Issuers: a.issuers}
-	a.issuance = &issuance.Issuance{Issuers: a.issuers, Metrics: a.metrics, Log: a.log, Wake: a.jobs.Wake}
+	a.outbox = &outbox.Runner{
+		Replica: a.replica, Concurrency: config.NotificationConcurrency.In(a.settings),
+		PerChannel: config.NotificationsPerChannel.In(a.settings), Every: config.NotificationProcessEvery.In(a.settings),
+		Lease: config.NotificationLease.In(a.settings), Attempts: config.NotificationAttempts.In(a.settings),
+		RetryAfter: config.NotificationRetryAfter.In(a.settings), Metrics: a.metrics, Log: a.log,
+	}
+	for _, t := range channelTypes {
+		a.outbox.Types = append(a.outbox.Types, t.Name)
+	}
+	a.alerts = &alerts.Alerts{Channels: a.channels, Every: config.DigestEvery.In(a.settings), Told: a.outbox.Wake}
+	a.outbox.Send, a.outbox.Buried = a.alerts.Send, a.alerts.Buried
+	a.inventory = &inventory.Inventory{Issuers: a.issuers, Channels: a.channels}
+	a.issuance = &issuance.Issuance{Issuers: a.issuers, Metrics: a.metrics, Log: a.log, Wake: a.jobs.Wake, Told: a.outbox.Wake}
 	a.renewals = &renewal.Renewals{Replica: a.replica, Wake: a.jobs.Wake}
 	a.revocation = &revocation.Revocations{
 		Open: a.openIssuer, Metrics: a.metrics, Replica: a.replica, Validity: config.CRLValidity.In(a.settings),
-		Log: a.log,
+		Log: a.log, Told: a.outbox.Wake,
 	}
 	a.bulk = &bulk.Bulk{Wake: a.jobs.Wake, Revoke: a.revocation.RevokeMany}
 	a.jobs.Workers = a.Workers()
@@ -128,9 +146,9 @@ func (a *App) wire() {
 // connect gives the features what wire could not.
 func (a *App) connect(db *pgxpool.Pool, box *seal.Box) {
 	a.db, a.access.DB, a.limits.DB = db, db, db
-	a.issuers.Box = box
-	a.jobs.DB = db
-	a.inventory.DB, a.inventory.Box = db, box
+	a.issuers.Box, a.channels.Box = box, box
+	a.jobs.DB, a.outbox.DB = db, db
+	a.inventory.DB, a.alerts.DB = db, db
 	a.issuance.DB, a.issuance.Box = db, box
 	a.renewals.DB, a.revocation.DB, a.bulk.DB = db, db, db
 	a.revocation.Init()

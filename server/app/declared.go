@@ -14,6 +14,7 @@ import (
 	"certctl/server/limit"
 	"certctl/server/metric"
 	"certctl/server/migrate"
+	"certctl/server/outbox"
 	"certctl/server/perm"
 	"certctl/server/schedule"
 )
@@ -115,6 +116,19 @@ func declareLife(d *api.Declared) {
 	}
 	for _, t := range issuerTypes {
 		d.IssuerTypes = append(d.IssuerTypes, api.DeclaredIssuer{Name: t.Name, Does: t.Does, Can: t.Can, Settings: t.Settings})
+	}
+	declareTold(d)
+}
+
+// declareTold adds the tables of notifications.
+func declareTold(d *api.Declared) {
+	d.Severities, d.Events = outbox.Severities(), outbox.Events()
+	for _, s := range outbox.States() {
+		d.NotificationStates = append(d.NotificationStates, api.DeclaredState{Name: s.Name, Does: s.Does, Moves: s.Moves})
+	}
+	d.ChannelTypes = []api.DeclaredChannel{}
+	for _, t := range channelTypes {
+		d.ChannelTypes = append(d.ChannelTypes, api.DeclaredChannel{Name: t.Name, Does: t.Does, Settings: t.Settings})
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"certctl/server/config"
 	"certctl/server/job"
 	"certctl/server/limit"
+	"certctl/server/outbox"
 	"certctl/server/schedule"
 	"certctl/server/store"
 )
@@ -22,7 +23,11 @@ func (a *App) Loops() []schedule.Binding {
 			return a.trail.Sequence(ctx, p.Token, func(ctx context.Context, f func(pgx.Tx) error) error { return p.InTx(ctx, f) })
 		}),
 		schedule.AuditChainVerify.Do(a.verifyChain),
-		schedule.RenewalCheck.Do(func(ctx context.Context, _ *schedule.Pass) (int, error) { return a.renewals.Check(ctx) }),
+		schedule.RenewalCheck.Do(func(ctx context.Context, _ *schedule.Pass) (int, error) {
+			queued, err := a.renewals.Check(ctx)
+			told, err2 := a.alerts.Expiring(ctx)
+			return queued + told, errors.Join(err, err2)
+		}),
 		schedule.JobProcessor.Do(func(ctx context.Context, p *schedule.Pass) (int, error) {
 			return a.jobs.Pass(a.itself(ctx), p.Stopping())
 		}).WokenBy(a.jobs.Woken()),
@@ -34,6 +39,18 @@ func (a *App) Loops() []schedule.Binding {
 			return n, err
 		}),
 		schedule.JobTimeout.Do(func(ctx context.Context, _ *schedule.Pass) (int, error) { return a.jobs.Reclaim(a.itself(ctx)) }),
+		schedule.NotificationProcess.Do(func(ctx context.Context, p *schedule.Pass) (int, error) {
+			return a.outbox.Pass(a.itself(ctx), p.Stopping())
+		}).WokenBy(a.outbox.Woken()),
+		schedule.NotificationRetry.Do(func(ctx context.Context, _ *schedule.Pass) (int, error) {
+			retried, err := outbox.Retry(ctx, a.db)
+			taken, err2 := a.outbox.Reclaim(a.itself(ctx))
+			if retried+taken > 0 {
+				a.outbox.Wake()
+			}
+			return retried + taken, errors.Join(err, err2)
+		}),
+		schedule.Digest.Do(func(ctx context.Context, p *schedule.Pass) (int, error) { return a.alerts.Digest(ctx, p.InTx) }),
 		schedule.ShortLivedExpiryCheck.Do(func(ctx context.Context, p *schedule.Pass) (int, error) {
 			return a.inventory.Expire(a.itself(ctx), p.InTx)
 		}),
@@ -54,6 +71,10 @@ var retentions = []schedule.Retained{
 	{
 		Table: "jobs", Keep: config.JobsKeep, Delete: job.DeleteFinished,
 		Does: "jobs that have ended, counted from their end, with the actions on many certificates that they did",
+	},
+	{
+		Table: "notifications", Keep: config.NotificationsKeep, Delete: outbox.DeleteFinished,
+		Does: "notifications that were sent or given up, counted from then; a warning is kept as long as its version could be warned of again",
 	},
 	{
 		Table: "idempotency_keys", Keep: config.IdempotencyKeep, Delete: store.DeleteIdempotencyKeys,

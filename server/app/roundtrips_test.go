@@ -103,7 +103,7 @@ func quietly() config.Values {
 	for _, k := range []*config.Key[time.Duration]{
 		config.AuditSequenceEvery, config.AuditChainVerifyEvery, config.RetentionEvery, config.RenewalCheckEvery,
 		config.JobProcessorEvery, config.JobRetryEvery, config.JobTimeoutEvery, config.ShortLivedExpiryCheckEvery,
-		config.CRLGenerationEvery,
+		config.CRLGenerationEvery, config.NotificationProcessEvery, config.NotificationRetryEvery, config.DigestCheckEvery,
 	} {
 		v[k.Name] = time.Hour
 	}

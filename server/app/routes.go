@@ -19,6 +19,7 @@ import (
 	"certctl/server/job"
 	"certctl/server/metric"
 	"certctl/server/migrate"
+	"certctl/server/outbox"
 	"certctl/server/revocation"
 	"certctl/server/schedule"
 	"certctl/server/store"
@@ -110,6 +111,16 @@ func (a *App) routes() []web.Binding {
 		api.CancelJob.Do(a.cancelJob),
 		api.RetryJob.Do(a.retryJob),
 
+		api.CreateChannel.Do(a.inventory.CreateChannel),
+		api.ListChannels.Do(a.inventory.ListChannels),
+		api.GetChannel.Do(a.inventory.Channel),
+		api.UpdateChannel.Do(a.inventory.ChangeChannel),
+		api.DeleteChannel.Do(a.inventory.DeleteChannel),
+		api.TestChannel.Do(a.inventory.TestChannel),
+		api.ListNotifications.Do(a.alerts.List),
+		api.GetNotification.Do(a.alerts.Get),
+		api.RequeueNotification.Do(a.alerts.Requeue),
+
 		api.ListCRLs.Do(a.listCRLs),
 		api.GetCRL.Do(a.public(a.revocation.ServeCRL)),
 		api.GetCA.Do(a.public(a.revocation.ServeCA)),
@@ -169,6 +180,9 @@ func (a *App) measure(r *http.Request) {
 	}
 	a.measureCertificates(ctx)
 	a.measureJobs(ctx)
+	if age, err := outbox.QueueAge(ctx, a.db); err == nil {
+		a.metrics.Set(metric.NotificationQueueAge, age.Seconds())
+	}
 }
 
 // measureCertificates reads counts that the database has of certificates and of

@@ -58,6 +58,11 @@ var (
 	IssuerDeleted  = declare("issuer.deleted", Config, "An issuer was deleted that has issued nothing.")
 	IssuerTested   = declare("issuer.tested", Config, "An issuer was tested; the details say with what outcome.")
 
+	ChannelCreated = declare("channel.created", Config, "A channel was created.")
+	ChannelChanged = declare("channel.changed", Config, "A channel was changed; the details name the fields, never their values.")
+	ChannelDeleted = declare("channel.deleted", Config, "A channel was deleted that no policy has.")
+	ChannelTested  = declare("channel.tested", Config, "A channel was tested; the details say with what outcome. Nothing was sent.")
+
 	CertRequested     = declare("cert.requested", Life, "A certificate was asked for, to be issued by a job.")
 	CertIssued        = declare("cert.issued", Life, "A version of a certificate was signed; it is handed out only once this event is there.")
 	IssuanceFailed    = declare("issuance.failed", Life, "A certificate could not be issued, and no attempt is left.")
@@ -76,6 +81,9 @@ var (
 	JobRetried    = declare("job.retried", Life, "A job that had no attempt left was given new ones by a caller.")
 	BulkStarted   = declare("bulk.started", Life, "An action on many certificates was asked for.")
 	BulkFinished  = declare("bulk.finished", Life, "An action on many certificates has come to its end; the details count what became of them.")
+
+	NotificationDead     = declare("notification.dead", Life, "A notification was given up; the details say why. Those that are sent are on record as rows, and in what they tell of.")
+	NotificationRequeued = declare("notification.requeued", Life, "A notification that was given up was queued again by a caller.")
 
 	ServerStarted = declare("server.started", Server, "A replica started to serve.")
 )

@@ -149,6 +149,33 @@ var (
 	OutboundAllow = cidrs("CERTCTL_OUTBOUND_ALLOW",
 		"Which addresses the server may connect to for its connectors, beside those that are public: private, loopback and link-local ones are refused without it.",
 		"the connections that a connector with such an address makes")
+	NotificationProcessEvery = duration("CERTCTL_NOTIFICATION_PROCESS_EVERY", 5*time.Second, 10*time.Millisecond, time.Hour,
+		"How often a replica looks for notifications that another one queued; those of its own it sends at once.",
+		"the time between passes in the ledger of passes")
+	NotificationRetryEvery = duration("CERTCTL_NOTIFICATION_RETRY_EVERY", 5*time.Second, 10*time.Millisecond, time.Hour,
+		"How often failed notifications whose time has come are queued again, and others taken from replicas that stopped answering.",
+		"the time between passes in the ledger of passes")
+	NotificationLease = duration("CERTCTL_NOTIFICATION_LEASE", time.Minute, 200*time.Millisecond, 10*time.Minute,
+		"How long a replica that stopped answering keeps its notifications from the others. A send may take three quarters of it.",
+		"the time from the death of a replica to the next attempt of what it was sending")
+	NotificationConcurrency = integer("CERTCTL_NOTIFICATION_CONCURRENCY", 16, 1, 1000,
+		"How many notifications a replica sends at once.",
+		"the sends under way on one replica, in the table of notifications")
+	NotificationsPerChannel = integer("CERTCTL_NOTIFICATIONS_PER_CHANNEL", 4, 1, 1000,
+		"How many notifications a replica sends at once through one channel, so that a slow one leaves room for the others.",
+		"the sends through one channel under way on one replica, in the table of notifications")
+	NotificationAttempts = integer("CERTCTL_NOTIFICATION_ATTEMPTS", 6, 1, 100,
+		"How often a notification is tried before it is given up.",
+		"the attempts of a notification that was given up")
+	NotificationRetryAfter = duration("CERTCTL_NOTIFICATION_RETRY_AFTER", 30*time.Second, 10*time.Millisecond, time.Hour,
+		"How long a notification waits after its first attempt has failed. The wait grows fourfold with each attempt, to half a day.",
+		"the time between the attempts of a notification")
+	DigestEvery = duration("CERTCTL_DIGEST_EVERY", 24*time.Hour, time.Second, 30*24*time.Hour,
+		"How long a period is of which a digest is sent. Periods follow each other without a gap, from midnight (UTC) if they are a day.",
+		"the time between two digests")
+	DigestCheckEvery = duration("CERTCTL_DIGEST_CHECK_EVERY", time.Minute, 10*time.Millisecond, time.Hour,
+		"How often it is looked whether a digest is due.",
+		"the time between passes in the ledger of passes")
 
 	JobsKeep = duration("CERTCTL_JOBS_KEEP", 30*24*time.Hour, time.Hour, 10*365*24*time.Hour,
 		"How long a finished job is kept.",
@@ -156,6 +183,9 @@ var (
 	IdempotencyKeep = duration("CERTCTL_IDEMPOTENCY_KEEP", 24*time.Hour, time.Minute, 30*24*time.Hour,
 		"How long the answer to a create that named an idempotency key is kept.",
 		"the answer to the same create after a retention pass")
+	NotificationsKeep = duration("CERTCTL_NOTIFICATIONS_KEEP", 30*24*time.Hour, time.Hour, 10*365*24*time.Hour,
+		"How long a notification is kept that was sent or given up.",
+		"the age of the oldest such notification after a retention pass")
 	LoopRunsKeep = duration("CERTCTL_LOOP_RUNS_KEEP", 48*time.Hour, time.Hour, 10*365*24*time.Hour,
 		"How long the ledger of passes remembers a finished pass.",
 		"the age of the oldest pass after a retention pass")

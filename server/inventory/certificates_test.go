@@ -42,8 +42,8 @@ const kept = `
 	insert into teams (id, name) values ('team_1', 'team 1');
 	insert into owners (id, name) values ('own_1', 'owner 1'), ('own_2', 'owner 2');
 	insert into renewal_policies (id, name, auto_renew, renew_before_seconds, max_retries, retry_every_seconds,
-		attempt_timeout_seconds, start_over_after_seconds, alert_days)
-	select 'pol_' || n, 'policy ' || n, n <> 3, n * 86400, 3, 60, 60, 86400, '{}' from generate_series(1, 3) n;
+		attempt_timeout_seconds, start_over_after_seconds, alerts)
+	select 'pol_' || n, 'policy ' || n, n <> 3, n * 86400, 3, 60, 60, 86400, '[]' from generate_series(1, 3) n;
 	insert into profiles (id, name, enabled, key_algorithms, default_validity_seconds, max_validity_seconds, ext_key_usages,
 		san_kinds, dns_patterns, ip_ranges, uri_prefixes, email_domains, max_sans, wildcards, must_staple, short_lived, cab_lints)
 	values ('pro_1', 'profile 1', true, '{ecdsa-p256}', 86400, 86400, '{serverAuth}', '{dns}', '{}', '{}', '{}', '{}', 10, false, false, false, false);

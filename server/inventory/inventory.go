@@ -1,5 +1,5 @@
 // Package inventory keeps what is known of certificates and what stands around
-// them: teams, owners, renewal policies, profiles and issuers.
+// them: teams, owners, renewal policies, profiles, issuers and channels.
 package inventory
 
 import (
@@ -15,19 +15,18 @@ import (
 	"certctl/server/cert"
 	"certctl/server/fault"
 	"certctl/server/issuer"
+	"certctl/server/notify"
 	"certctl/server/perm"
 	"certctl/server/pg"
-	"certctl/server/seal"
 	"certctl/server/store"
 	"certctl/server/web"
 )
 
 // Inventory manages what is known of certificates.
 type Inventory struct {
-	DB      *pgxpool.Pool
-	Box     *seal.Box
-	Types   []issuer.Type // that issuers can be of
-	Issuers *issuer.Registry
+	DB       *pgxpool.Pool
+	Issuers  *issuer.Registry
+	Channels *notify.Registry
 }
 
 // A kind is a table whose rows have a name and are created, changed and deleted

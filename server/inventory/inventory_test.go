@@ -15,6 +15,7 @@ import (
 	"certctl/server/issuer"
 	"certctl/server/issuer/issuertest"
 	"certctl/server/issuer/local"
+	"certctl/server/notify"
 	"certctl/server/perm"
 	"certctl/server/pg/pgtest"
 	"certctl/server/seal"
@@ -43,9 +44,11 @@ func replicas(t *testing.T, n int, parameters ...string) (context.Context, []*in
 	types := []issuer.Type{local.Type, issuertest.Remote}
 	var all []*inventory.Inventory
 	for range n {
-		all = append(all, &inventory.Inventory{
-			DB: pgtest.Pool(t, url), Box: box, Types: types, Issuers: &issuer.Registry{Types: types, Box: box},
-		})
+		inv := &inventory.Inventory{
+			DB: pgtest.Pool(t, url), Issuers: issuer.NewRegistry(types, ""), Channels: notify.NewRegistry([]notify.Type{bell}, nil),
+		}
+		inv.Issuers.Box, inv.Channels.Box = box, box
+		all = append(all, inv)
 	}
 	return perm.With(t.Context(), actor), all
 }
@@ -252,7 +255,7 @@ func TestChangesAtOnceDoNotLoseEachOther(t *testing.T) {
 				case 1:
 					in.Body.MaxRetries = new(round + 10)
 				case 2:
-					in.Body.AlertDays = new([]int32{int32(round)})
+					in.Body.Alerts = &[]store.Alert{{Days: int32(round), Severity: "warning"}}
 				}
 				if _, err := inv.ChangePolicy(ctx, in); err != nil {
 					t.Error(err)
@@ -262,7 +265,7 @@ func TestChangesAtOnceDoNotLoseEachOther(t *testing.T) {
 	}
 	wg.Wait()
 	got := must[store.Policy](t)(all[0].Policy(ctx, one(p.ID)))
-	if got.Name != "name 9" || got.MaxRetries != 19 || !slices.Equal(got.AlertDays, []int32{9}) || got.Revision != 1+3*rounds {
+	if got.Name != "name 9" || got.MaxRetries != 19 || !slices.Equal(got.Alerts, []store.Alert{{Days: 9, Severity: "warning"}}) || got.Revision != 1+3*rounds {
 		t.Errorf("it is %+v", got)
 	}
 	if events := changes(t, all[0].DB, audit.PolicyChanged); len(events) != 3*rounds {
@@ -343,7 +346,7 @@ func TestWorksWithoutPreparedStatements(t *testing.T) {
 	}
 	p := must[store.Policy](t)(inv.CreatePolicy(ctx, newPolicy("a")))
 	change := &inventory.PolicyChange{ByID: *one(p.ID)}
-	change.Body.AutoRenew, change.Body.AlertDays = new(false), new([]int32{})
+	change.Body.AutoRenew, change.Body.Alerts = new(false), &[]store.Alert{}
 	must[store.Policy](t)(inv.ChangePolicy(ctx, change))
 	profile, err := inv.CreateProfile(ctx, newProfile("a"))
 	if err != nil {
@@ -363,7 +366,7 @@ func TestWorksWithoutPreparedStatements(t *testing.T) {
 		f(in)
 		must[store.Issuer](t)(inv.ChangeIssuer(ctx, in))
 	}
-	if got := must[inventory.IssuerTest](t)(inv.TestIssuer(ctx, one(x.ID))); !got.OK {
+	if got := must[inventory.Tested](t)(inv.TestIssuer(ctx, one(x.ID))); !got.OK {
 		t.Errorf("the test found %+v", got)
 	}
 	for range 2 {

@@ -46,7 +46,7 @@ func count(t *testing.T, inv *inventory.Inventory, sql string, args ...any) (n i
 func opened(t *testing.T, inv *inventory.Inventory, id string) string {
 	t.Helper()
 	s := must[store.Sealed](t)(store.SealedIssuer(t.Context(), inv.DB, id))
-	return string(must[[]byte](t)(inv.Box.Open(s.Settings, issuer.Purpose(id))))
+	return string(must[json.RawMessage](t)(inv.Issuers.Settings(id, s.Settings)))
 }
 
 func TestIssuerOfAnAuthorityInside(t *testing.T) {
@@ -87,7 +87,7 @@ func TestIssuerOfAnAuthorityInside(t *testing.T) {
 		}
 	})
 	t.Run("it can sign, and its revocation list is kept", func(t *testing.T) {
-		if got := must[inventory.IssuerTest](t)(all[1].TestIssuer(ctx, one(x.ID))); !got.OK || got.Error != "" {
+		if got := must[inventory.Tested](t)(all[1].TestIssuer(ctx, one(x.ID))); !got.OK || got.Error != "" {
 			t.Errorf("the test found %+v", got)
 		}
 		if n := count(t, inv, `select count(*) from crls where issuer_id = $1`, x.ID); n != 1 {
@@ -136,9 +136,9 @@ func TestIssuerOfAnAuthorityOutside(t *testing.T) {
 		in.Body.Settings = json.RawMessage(settings)
 		return inv.ChangeIssuer(ctx, in)
 	}
-	try := func() inventory.IssuerTest {
+	try := func() inventory.Tested {
 		t.Helper()
-		return must[inventory.IssuerTest](t)(inv.TestIssuer(ctx, one(x.ID)))
+		return must[inventory.Tested](t)(inv.TestIssuer(ctx, one(x.ID)))
 	}
 	t.Run("a test tells what it found, and it is kept", func(t *testing.T) {
 		far.Fail(true)
@@ -234,9 +234,8 @@ func TestTestOfAnIssuer(t *testing.T) {
 	ctx, all := replicas(t, 1)
 	inv := all[0]
 	h := &hooked{}
-	inv.Types = []issuer.Type{issuer.Declare("hooked", "Does what a test says.",
+	inv.Issuers.Types = []issuer.Type{issuer.Declare("hooked", "Does what a test says.",
 		func(struct{}, connector.Env) (*hooked, error) { return h, nil }, nil)}
-	inv.Issuers.Types = inv.Types
 	in := newRemote("x", nil)
 	in.Body.Type = "hooked"
 	x := must[store.Issuer](t)(inv.CreateIssuer(ctx, in))
@@ -262,7 +261,7 @@ func TestTestOfAnIssuer(t *testing.T) {
 			}
 			return nil
 		}
-		must[inventory.IssuerTest](t)(inv.TestIssuer(ctx, one(x.ID)))
+		must[inventory.Tested](t)(inv.TestIssuer(ctx, one(x.ID)))
 	})
 	t.Run("tells callers nothing of a failure inside", func(t *testing.T) {
 		h.test = func(context.Context) error { return errors.New("s3cr3t") }
@@ -283,14 +282,15 @@ func TestTestOfAnIssuer(t *testing.T) {
 		}
 	})
 	t.Run("finds settings that another key sealed", func(t *testing.T) {
-		inv.Issuers = &issuer.Registry{Types: inv.Types, Box: must[*seal.Box](t)(seal.New(seal.NewKey()))}
+		inv.Issuers = issuer.NewRegistry(inv.Issuers.Types, "")
+		inv.Issuers.Box = must[*seal.Box](t)(seal.New(seal.NewKey()))
 		_, err := inv.TestIssuer(ctx, one(x.ID))
 		if !errors.Is(err, seal.ErrOpen) {
 			t.Errorf("%v", err)
 		}
 	})
 	t.Run("an issuer of a type that this build does not have is listed", func(t *testing.T) {
-		inv.Types = nil
+		inv.Issuers.Types = nil
 		page := must[inventory.Page[store.Issuer]](t)(inv.ListIssuers(ctx, &inventory.ListByName{Limit: 10}))
 		if len(page.Items) != 1 || page.Items[0].Can == nil || len(page.Items[0].Can) != 0 {
 			t.Errorf("the list is %+v", page.Items)

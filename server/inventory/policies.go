@@ -3,9 +3,11 @@ package inventory
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"certctl/server/audit"
 	"certctl/server/fault"
+	"certctl/server/outbox"
 	"certctl/server/pg"
 	"certctl/server/store"
 	"certctl/server/web"
@@ -16,7 +18,7 @@ var policies = &kind[store.Policy]{
 	created: audit.PolicyCreated, changed: audit.PolicyChanged, deleted: audit.PolicyDeleted,
 	key:  func(p *store.Policy) key { return key{p.ID, p.Name, p.Revision} },
 	list: store.Policies, byID: store.PolicyByID, lock: store.LockPolicyForChange,
-	insert: store.InsertPolicy, drop: store.DeletePolicy,
+	drop: store.DeletePolicy,
 	inUse: map[string]string{
 		"certificates_policy_id_fkey": "certificates have the renewal policy, archived ones too; give them another first",
 	},
@@ -33,32 +35,61 @@ const (
 	defaultStartOverAfter = day
 )
 
-func defaultAlertDays() []int32 { return []int32{30, 14, 7, 1} }
+func defaultAlerts() []store.Alert {
+	return []store.Alert{
+		{Days: 30, Severity: outbox.Informational.Name},
+		{Days: 14, Severity: outbox.Warning.Name},
+		{Days: 7, Severity: outbox.Warning.Name},
+		{Days: 1, Severity: outbox.Critical.Name},
+		{Days: 0, Severity: outbox.Critical.Name},
+	}
+}
 
 // PolicyBody are the fields of a renewal policy that callers set.
 type PolicyBody struct {
-	Description           *string  `json:"description,omitempty" maxLength:"2000" nullable:"false"`
-	AutoRenew             *bool    `json:"auto_renew,omitempty" nullable:"false" doc:"whether certificates are renewed by themselves; true by default"`
-	RenewBeforeSeconds    *int64   `json:"renew_before_seconds,omitempty" minimum:"60" maximum:"34560000" nullable:"false" doc:"how long before its end a certificate is renewed; 30 days by default"`
-	MaxRetries            *int     `json:"max_retries,omitempty" minimum:"0" maximum:"20" nullable:"false" doc:"attempts after the first one; 3 by default"`
-	RetryEverySeconds     *int64   `json:"retry_every_seconds,omitempty" minimum:"1" maximum:"86400" nullable:"false" doc:"the wait before the second attempt, which doubles from then on; 5 minutes by default"`
-	AttemptTimeoutSeconds *int64   `json:"attempt_timeout_seconds,omitempty" minimum:"1" maximum:"86400" nullable:"false" doc:"a minute by default"`
-	StartOverAfterSeconds *int64   `json:"start_over_after_seconds,omitempty" minimum:"60" maximum:"2592000" nullable:"false" doc:"the wait after the last attempt has failed; a day by default"`
-	AlertDays             *[]int32 `json:"alert_days,omitempty" maxItems:"10" uniqueItems:"true" nullable:"false" doc:"how many days before its end to warn of a certificate, each from 0 to 365; 30, 14, 7 and 1 by default"`
+	Description           *string                `json:"description,omitempty" maxLength:"2000" nullable:"false"`
+	AutoRenew             *bool                  `json:"auto_renew,omitempty" nullable:"false" doc:"whether certificates are renewed by themselves; true by default"`
+	RenewBeforeSeconds    *int64                 `json:"renew_before_seconds,omitempty" minimum:"60" maximum:"34560000" nullable:"false" doc:"how long before its end a certificate is renewed; 30 days by default"`
+	MaxRetries            *int                   `json:"max_retries,omitempty" minimum:"0" maximum:"20" nullable:"false" doc:"attempts after the first one; 3 by default"`
+	RetryEverySeconds     *int64                 `json:"retry_every_seconds,omitempty" minimum:"1" maximum:"86400" nullable:"false" doc:"the wait before the second attempt, which doubles from then on; 5 minutes by default"`
+	AttemptTimeoutSeconds *int64                 `json:"attempt_timeout_seconds,omitempty" minimum:"1" maximum:"86400" nullable:"false" doc:"a minute by default"`
+	StartOverAfterSeconds *int64                 `json:"start_over_after_seconds,omitempty" minimum:"60" maximum:"2592000" nullable:"false" doc:"the wait after the last attempt has failed; a day by default"`
+	Alerts                *[]store.Alert         `json:"alerts,omitempty" maxItems:"10" nullable:"false" doc:"when to warn of the end of a certificate, each number of days once; 30 days before (informational), 14 and 7 (warning), 1 and 0 (critical) by default"`
+	Channels              *[]store.PolicyChannel `json:"channels,omitempty" maxItems:"20" nullable:"false" doc:"who is told of the certificates; nobody by default"`
 }
 
-// check refuses what the schema of the body cannot: it bounds no items.
+// check refuses what the schema of the body cannot.
 func (b *PolicyBody) check() error {
-	if b.AlertDays == nil {
-		return nil
+	if b.Alerts != nil {
+		slices.SortFunc(*b.Alerts, func(x, y store.Alert) int { return int(y.Days - x.Days) })
+		for n, a := range *b.Alerts {
+			if a.Days < 0 || a.Days > 365 || (n > 0 && (*b.Alerts)[n-1].Days == a.Days) {
+				return fault.New(fault.Invalid, "body.alerts has a number of days that is not from 0 to 365, or one twice")
+			}
+			if err := checkSeverity("body.alerts.severity", a.Severity); err != nil {
+				return err
+			}
+		}
 	}
-	slices.SortFunc(*b.AlertDays, func(x, y int32) int { return int(y - x) })
-	for n, d := range *b.AlertDays {
-		if d < 0 || d > 365 || (n > 0 && (*b.AlertDays)[n-1] == d) {
-			return fault.New(fault.Invalid, "body.alert_days has a number that is not from 0 to 365, or one twice")
+	if b.Channels != nil {
+		for _, c := range *b.Channels {
+			if err := checkSeverity("body.channels.from", c.From); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+func checkSeverity(field, name string) error {
+	if _, ok := outbox.SeverityNamed(name); ok {
+		return nil
+	}
+	var names []string
+	for _, s := range outbox.Severities() {
+		names = append(names, s.Name)
+	}
+	return fault.New(fault.Invalid, "%s is no severity; give one of %s", field, strings.Join(names, ", "))
 }
 
 // NewPolicy asks for a renewal policy.
@@ -76,14 +107,21 @@ func (i *Inventory) CreatePolicy(ctx context.Context, in *NewPolicy) (store.Poli
 	if err := b.check(); err != nil {
 		return store.Policy{}, err
 	}
-	return create(ctx, i, policies, in.Idempotency, in.Body, store.Policy{
+	k := *policies
+	k.insert = func(ctx context.Context, q pg.Q, p store.Policy) (_ store.Policy, err error) {
+		if p.Channels, err = toChannels(ctx, q, or(b.Channels, nil)); err != nil {
+			return p, err
+		}
+		return store.InsertPolicy(ctx, q, p)
+	}
+	return create(ctx, i, &k, in.Idempotency, in.Body, store.Policy{
 		ID: policies.newID(), Name: b.Name, Description: or(b.Description, ""), AutoRenew: or(b.AutoRenew, true),
 		RenewBeforeSeconds:    or(b.RenewBeforeSeconds, defaultRenewBefore),
 		MaxRetries:            or(b.MaxRetries, defaultMaxRetries),
 		RetryEverySeconds:     or(b.RetryEverySeconds, defaultRetryEvery),
 		AttemptTimeoutSeconds: or(b.AttemptTimeoutSeconds, defaultAttemptTimeout),
 		StartOverAfterSeconds: or(b.StartOverAfterSeconds, defaultStartOverAfter),
-		AlertDays:             or(b.AlertDays, defaultAlertDays()),
+		Alerts:                or(b.Alerts, defaultAlerts()),
 	})
 }
 
@@ -115,12 +153,19 @@ func (i *Inventory) ChangePolicy(ctx context.Context, in *PolicyChange) (store.P
 		return store.Policy{}, err
 	}
 	moves := false
+	var named []store.PolicyChannel
 	k := *policies
 	k.update = func(ctx context.Context, q pg.Q, p store.Policy) (store.Policy, error) {
 		if moves {
 			return store.ChangePolicyTimes(ctx, q, p)
 		}
 		return store.ChangePolicy(ctx, q, p)
+	}
+	k.lock = func(ctx context.Context, q pg.Q, id string) (p store.Policy, err error) {
+		if p, err = store.LockPolicyForChange(ctx, q, id); err == nil && b.Channels != nil {
+			named, err = toChannels(ctx, q, *b.Channels)
+		}
+		return p, err
 	}
 	return change(ctx, i, &k, in.ID, b.Revision, func(p *store.Policy) (e edits, _ error) {
 		set(&e, "name", &p.Name, b.Name)
@@ -132,7 +177,10 @@ func (i *Inventory) ChangePolicy(ctx context.Context, in *PolicyChange) (store.P
 		set(&e, "retry_every_seconds", &p.RetryEverySeconds, b.RetryEverySeconds)
 		set(&e, "attempt_timeout_seconds", &p.AttemptTimeoutSeconds, b.AttemptTimeoutSeconds)
 		set(&e, "start_over_after_seconds", &p.StartOverAfterSeconds, b.StartOverAfterSeconds)
-		set(&e, "alert_days", &p.AlertDays, b.AlertDays)
+		set(&e, "alerts", &p.Alerts, b.Alerts)
+		if b.Channels != nil {
+			set(&e, "channels", &p.Channels, &named)
+		}
 		return e, nil
 	})
 }

@@ -18,6 +18,15 @@ import (
 	"certctl/server/store"
 )
 
+// on are warnings so many days before the end.
+func on(days ...int32) *[]store.Alert {
+	var all []store.Alert
+	for _, d := range days {
+		all = append(all, store.Alert{Days: d, Severity: "warning"})
+	}
+	return &all
+}
+
 func TestPolicy(t *testing.T) {
 	t.Parallel()
 	ctx, all := replicas(t, 1)
@@ -26,7 +35,15 @@ func TestPolicy(t *testing.T) {
 		p := must[store.Policy](t)(inv.CreatePolicy(ctx, newPolicy("plain")))
 		want := store.Policy{
 			ID: p.ID, Name: "plain", AutoRenew: true, RenewBeforeSeconds: 30 * 86400, MaxRetries: 3, RetryEverySeconds: 300,
-			AttemptTimeoutSeconds: 60, StartOverAfterSeconds: 86400, AlertDays: []int32{30, 14, 7, 1}, Revision: 1,
+			AttemptTimeoutSeconds: 60, StartOverAfterSeconds: 86400, Revision: 1,
+			Alerts: []store.Alert{
+				{Days: 30, Severity: "informational"},
+				{Days: 14, Severity: "warning"},
+				{Days: 7, Severity: "warning"},
+				{Days: 1, Severity: "critical"},
+				{Days: 0, Severity: "critical"},
+			},
+			Channels:  []store.PolicyChannel{},
 			CreatedAt: p.CreatedAt, UpdatedAt: p.UpdatedAt,
 		}
 		if !reflect.DeepEqual(p, want) {
@@ -35,28 +52,28 @@ func TestPolicy(t *testing.T) {
 	})
 	t.Run("takes what is given, zero too", func(t *testing.T) {
 		in := newPolicy("given")
-		in.Body.AutoRenew, in.Body.MaxRetries, in.Body.AlertDays = new(false), new(0), new([]int32{})
+		in.Body.AutoRenew, in.Body.MaxRetries, in.Body.Alerts = new(false), new(0), &[]store.Alert{}
 		p := must[store.Policy](t)(inv.CreatePolicy(ctx, in))
-		if p.AutoRenew || p.MaxRetries != 0 || p.AlertDays == nil || len(p.AlertDays) != 0 {
+		if p.AutoRenew || p.MaxRetries != 0 || p.Alerts == nil || len(p.Alerts) != 0 {
 			t.Errorf("it is %+v", p)
 		}
 	})
 	t.Run("warns from the first day to the last", func(t *testing.T) {
 		in := newPolicy("days")
-		in.Body.AlertDays = new([]int32{0, 365, 7})
+		in.Body.Alerts = on(0, 365, 7)
 		p := must[store.Policy](t)(inv.CreatePolicy(ctx, in))
-		if !slices.Equal(p.AlertDays, []int32{365, 7, 0}) {
-			t.Errorf("it warns on %v", p.AlertDays)
+		if !slices.Equal(p.Alerts, *on(365, 7, 0)) {
+			t.Errorf("it warns on %v", p.Alerts)
 		}
-		for _, bad := range [][]int32{{-1}, {366}, {7, 1, 7}} {
+		for _, bad := range []*[]store.Alert{on(-1), on(366), on(7, 1, 7), {{Days: 1, Severity: "dire"}}} {
 			in := newPolicy("bad")
-			in.Body.AlertDays = &bad
+			in.Body.Alerts = bad
 			_, err := inv.CreatePolicy(ctx, in)
-			refused(t, err, fault.Invalid, "body.alert_days")
+			refused(t, err, fault.Invalid, "body.alerts")
 			edit := &inventory.PolicyChange{ByID: *one(p.ID)}
-			edit.Body.AlertDays = &bad
+			edit.Body.Alerts = bad
 			_, err = inv.ChangePolicy(ctx, edit)
-			refused(t, err, fault.Invalid, "body.alert_days")
+			refused(t, err, fault.Invalid, "body.alerts")
 		}
 	})
 }

@@ -45,6 +45,7 @@ type Issuance struct {
 	Metrics *metric.Set
 	Log     *zap.Logger
 	Wake    func() // tells this replica that jobs were queued
+	Told    func() // tells this replica that notifications were queued
 }
 
 // A Request asks for one certificate. Its key is that of the request for

@@ -19,6 +19,7 @@ import (
 	"certctl/server/issuer"
 	"certctl/server/job"
 	"certctl/server/metric"
+	"certctl/server/outbox"
 	"certctl/server/pg"
 	"certctl/server/store"
 )
@@ -37,8 +38,11 @@ func (s *Issuance) First(ctx context.Context, t *job.Task, _ job.CertArgs) error
 
 // Renew obtains the next version of a certificate.
 func (s *Issuance) Renew(ctx context.Context, t *job.Task, _ job.CertArgs) error {
-	return s.work(ctx, t, "renewal")
+	return s.work(ctx, t, renewal)
 }
+
+// renewal is the kind of an issuance that is not a certificate's first.
+const renewal = "renewal"
 
 func (s *Issuance) work(ctx context.Context, t *job.Task, kind string) error {
 	c, err := store.CertificateToIssue(ctx, s.DB, t.CertificateID)
@@ -96,9 +100,16 @@ func (s *Issuance) attempt(ctx context.Context, t *job.Task, c store.ToIssue, ki
 		if err != nil {
 			return err
 		}
-		return audit.Write(ctx, tx, issuedEvent(*v, c.Name, kind))
+		if err := audit.Write(ctx, tx, issuedEvent(*v, c.Name, kind)); err != nil || kind != renewal {
+			return err
+		}
+		_, err = outbox.Tell(ctx, tx, outbox.RenewalSucceeded, []outbox.Occasion{
+			{CertificateID: v.CertificateID, Version: v.Number, Severity: outbox.Informational.Name},
+		})
+		return err
 	})
 	if err == nil {
+		s.Told()
 		s.Metrics.Add(metric.CertsIssued, 1, c.Issuer.ID, kind)
 	}
 	return err
@@ -168,31 +179,46 @@ func (s *Issuance) wait(ctx context.Context, t *job.Task, pending *issuer.Pendin
 
 // FirstDied marks certificates whose first version no attempt could obtain.
 func (s *Issuance) FirstDied(ctx context.Context, tx pgx.Tx, dead []job.Dead) error {
-	return died(ctx, tx, dead, audit.IssuanceFailed, store.FailPending)
+	_, err := died(ctx, tx, dead, audit.IssuanceFailed, store.FailPending)
+	return err
 }
 
 // RenewDied has certificates wait whose renewal no attempt could do.
 func (s *Issuance) RenewDied(ctx context.Context, tx pgx.Tx, dead []job.Dead) error {
-	return died(ctx, tx, dead, audit.RenewalFailed, store.PostponeRenewal)
+	failed, err := died(ctx, tx, dead, audit.RenewalFailed, store.PostponeRenewal)
+	if err != nil {
+		return err
+	}
+	var told []outbox.Occasion
+	for _, d := range failed {
+		told = append(told, outbox.Occasion{
+			CertificateID: d.CertificateID, Severity: outbox.Critical.Name, Once: fmt.Sprintf("%s/%d", d.ID, d.Token),
+			Details: map[string]any{"job": d.ID, "error": d.Error},
+		})
+	}
+	_, err = outbox.Tell(ctx, tx, outbox.RenewalFailed, told)
+	return err
 }
 
 // died applies what the end of jobs means for their certificates, and writes it
-// down for those that it concerns.
-func died(ctx context.Context, tx pgx.Tx, dead []job.Dead, action *audit.Action, apply func(context.Context, pg.Q, []string) ([]string, error)) error {
+// down for those that it concerns, whose jobs it returns.
+func died(ctx context.Context, tx pgx.Tx, dead []job.Dead, action *audit.Action, apply func(context.Context, pg.Q, []string) ([]string, error)) ([]job.Dead, error) {
 	why := map[string]job.Dead{}
 	for _, d := range dead {
 		why[d.CertificateID] = d
 	}
 	ids, err := apply(ctx, tx, slices.Sorted(maps.Keys(why)))
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var concerns []job.Dead
 	var events []audit.Event
 	for _, id := range ids {
+		concerns = append(concerns, why[id])
 		events = append(events, audit.Event{
 			Action: action, ResourceKind: "certificate", ResourceID: id,
 			Details: map[string]string{"job": why[id].ID, "error": why[id].Error},
 		})
 	}
-	return audit.WriteAll(ctx, tx, events)
+	return concerns, audit.WriteAll(ctx, tx, events)
 }

@@ -82,6 +82,15 @@ type List struct {
 // Type is a type of issuer.
 type Type = connector.Type[Issuer]
 
+// Registry opens issuers from their rows.
+type Registry = connector.Registry[Issuer]
+
+// NewRegistry returns a registry of issuers of the types. What they publish is
+// reached at pkiURL; empty if nowhere.
+func NewRegistry(types []Type, pkiURL string) *Registry {
+	return connector.NewRegistry("issuer", types, connector.Env{PKIURL: pkiURL})
+}
+
 // Declare returns the type of the issuers that open returns. I says which
 // abilities they have.
 func Declare[C any, I Issuer](name, does string, open func(C, connector.Env) (I, error), prepare func(C) (C, error)) Type {

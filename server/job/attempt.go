@@ -156,7 +156,7 @@ func (s *shift) fail(ctx, own context.Context, w Worker, t *Task, err error) (ou
 		return outcomeFailed, t.move(own, fail, pgx.StrictNamedArgs{"id": t.ID, "token": t.token, "error": why})
 	}
 	return outcomeDead, t.inTx(own, func(tx pgx.Tx) error {
-		return s.bury(own, tx, w, []Dead{{t.ID, t.CertificateID, t.args, why}})
+		return s.bury(own, tx, w, []Dead{{t.ID, t.token, t.CertificateID, t.args, why}})
 	}, func(tx pgx.Tx) error {
 		_, err := tx.Exec(own, die, pgx.StrictNamedArgs{"id": t.ID, "error": why})
 		return pg.Fault(err, "job")

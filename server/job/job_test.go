@@ -71,8 +71,8 @@ func certificates(t testing.TB, q pg.Q, n int) {
 		values ('prf-1', 'a profile', true, '{}', 3600, 3600, '{}', '{}', '{}', '{}', '{}', '{}', 1, false, false, false, false)`)
 	exec(t, q, `
 		insert into renewal_policies (id, name, auto_renew, renew_before_seconds, max_retries, retry_every_seconds, attempt_timeout_seconds,
-			start_over_after_seconds, alert_days)
-		values ('pol-1', 'a policy', true, 60, 1, 1, 1, 60, '{}')`)
+			start_over_after_seconds, alerts)
+		values ('pol-1', 'a policy', true, 60, 1, 1, 1, 60, '[]')`)
 	exec(t, q, `
 		insert into certificates (id, name, common_name, sans, environment, tags, owner_id, issuer_id, profile_id, policy_id, key_algorithm,
 			validity_seconds, created_by)

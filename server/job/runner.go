@@ -42,6 +42,7 @@ func (k Kind[A]) Worker(do func(context.Context, *Task, A) error, died func(cont
 // Dead is a job that has no attempt left.
 type Dead struct {
 	ID            string
+	Token         int64  // of its last claim: a job that dies again has another
 	CertificateID string // empty if the job is for none
 	Args          json.RawMessage
 	Error         string // of the last attempt, for callers

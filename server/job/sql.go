@@ -130,7 +130,7 @@ const (
 	// overdue locks running jobs that nobody answers for, or that have not
 	// ended by themselves a lease after their time was over.
 	overdue = `
-		select id, coalesce(certificate_id, '') as certificate_id, args, attempts >= max_attempts as last,
+		select id, token, coalesce(certificate_id, '') as certificate_id, args, attempts >= max_attempts as last,
 			case when leased_until <= clock_timestamp() then 'the replica that did it stopped answering'
 			     else 'the attempt took longer than its time' end as error
 		from jobs

@@ -30,6 +30,10 @@ var (
 	JobsByState = declare(Gauge, "certctl_jobs", "Jobs that have not ended, by state, as the database has them.", "state")
 	JobQueueAge = declare(Gauge, "certctl_job_queue_age_seconds", "How long the oldest job has been due that nobody has claimed, zero if there is none.")
 
+	NotificationsEnded   = declare(Counter, "certctl_notifications_total", "Attempts to send a notification that ended on this replica, by type of channel, event and outcome.", "type", "event", "outcome")
+	NotificationSeconds  = seconds(declare(Histogram, "certctl_notification_send_seconds", "Duration of this replica's attempts to send, by type of channel.", "type"))
+	NotificationQueueAge = declare(Gauge, "certctl_notification_queue_age_seconds", "How long the oldest notification has been due that nobody has claimed, zero if there is none.")
+
 	CRLAge     = declare(Gauge, "certctl_crl_age_seconds", "Time since the newest revocation list was signed, by issuer.", "issuer")
 	CRLEntries = declare(Gauge, "certctl_crl_entries", "Entries of the newest revocation list, by issuer.", "issuer")
 	CRLNumber  = declare(Gauge, "certctl_crl_number", "Number of the newest revocation list, by issuer.", "issuer")

@@ -5,6 +5,7 @@ package notify
 import (
 	"context"
 	"encoding/json"
+	"net"
 	"regexp"
 	"time"
 
@@ -38,6 +39,15 @@ type Message struct {
 
 // Type is a type of channel.
 type Type = connector.Type[Channel]
+
+// Registry opens channels from their rows.
+type Registry = connector.Registry[Channel]
+
+// NewRegistry returns a registry of channels of the types, which connect by
+// dial.
+func NewRegistry(types []Type, dial func(ctx context.Context, network, address string) (net.Conn, error)) *Registry {
+	return connector.NewRegistry("channel", types, connector.Env{Dial: dial})
+}
 
 // Declare returns the type of the channels that open returns.
 func Declare[C any](name, does string, open func(C, connector.Env) (Channel, error)) Type {

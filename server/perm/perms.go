@@ -32,6 +32,11 @@ var (
 	StatsRead     = declare("stats.read", "Read counts of certificates and jobs.")
 	JobRead       = declare("job.read", "List jobs.")
 	JobEdit       = declare("job.edit", "Cancel jobs, and give them new attempts.")
+
+	ChannelRead      = declare("channel.read", "List channels, their secrets withheld.")
+	ChannelEdit      = declare("channel.edit", "Create, change, test and delete channels.")
+	NotificationRead = declare("notification.read", "List notifications and what became of them.")
+	NotificationEdit = declare("notification.edit", "Have notifications sent again that were given up.")
 )
 
 // The default roles. A role with no permission yet has its name reserved: the
@@ -39,12 +44,12 @@ var (
 var (
 	Admin    = role("admin", "Holds every permission.", All()...)
 	Operator = role("operator", "Runs the system day by day.", append(reads(),
-		TeamEdit, PolicyEdit, CertIssue, CertRenew, CertEdit, CertRevoke, CertExportKey, CertBulk, JobEdit)...)
+		TeamEdit, PolicyEdit, CertIssue, CertRenew, CertEdit, CertRevoke, CertExportKey, CertBulk, JobEdit, NotificationEdit)...)
 	Viewer = role("viewer", "Reads everything that is not a secret.", reads()...)
 	Agent  = role("agent", "Is held by an agent on a host.")
 	MCP    = role("mcp", "Is held by a tool server that acts for a person.", IntrospectionRead, MetricRead)
 	CLI    = role("cli", "Is held by an operator's command line.", AuditRead, IntrospectionRead, MetricRead, KeyRead, KeyCreate, KeyRotate, RoleRead,
-		TeamRead, PolicyRead, ProfileRead, IssuerRead, CertRead, CertIssue, CertRenew, StatsRead, JobRead)
+		TeamRead, PolicyRead, ProfileRead, IssuerRead, CertRead, CertIssue, CertRenew, StatsRead, JobRead, ChannelRead, NotificationRead)
 	Auditor = role("auditor", "Reads and exports the audit trail and the server's declarations, nothing else.", AuditRead, AuditExport, IntrospectionRead)
 )
 
@@ -53,5 +58,6 @@ func reads() []*Permission {
 	return []*Permission{
 		AuditRead, IntrospectionRead, MetricRead, KeyRead, RoleRead,
 		TeamRead, PolicyRead, ProfileRead, IssuerRead, CertRead, StatsRead, JobRead,
+		ChannelRead, NotificationRead,
 	}
 }

@@ -49,7 +49,7 @@ func labOn(t testing.TB, db *pgxpool.Pool) *lab {
 	l := &lab{t: t, db: db, issuers: map[string]issuer.Issuer{}}
 	l.ctx = audit.WithReplica(perm.With(t.Context(), perm.Actor{Kind: perm.ByKey, ID: "k", Name: "somebody"}), "one")
 	l.Revocations = &revocation.Revocations{
-		DB: db, Metrics: metric.New(), Replica: "one", Validity: validity, Log: zap.NewNop(),
+		DB: db, Metrics: metric.New(), Replica: "one", Validity: validity, Log: zap.NewNop(), Told: func() {},
 		Open: func(_ context.Context, _ pg.Q, id string) (issuer.Issuer, error) {
 			if i, ok := l.issuers[id]; ok {
 				return i, nil
@@ -60,8 +60,8 @@ func labOn(t testing.TB, db *pgxpool.Pool) *lab {
 	l.exec(`
 		insert into owners (id, name) values ('o', 'o');
 		insert into renewal_policies (id, name, auto_renew, renew_before_seconds, max_retries, retry_every_seconds,
-			attempt_timeout_seconds, start_over_after_seconds, alert_days)
-		values ('p', 'p', true, 86400, 3, 300, 60, 86400, '{}');
+			attempt_timeout_seconds, start_over_after_seconds, alerts)
+		values ('p', 'p', true, 86400, 3, 300, 60, 86400, '[]');
 		insert into profiles (id, name, enabled, key_algorithms, default_validity_seconds, max_validity_seconds, ext_key_usages,
 			san_kinds, dns_patterns, ip_ranges, uri_prefixes, email_domains, max_sans, wildcards, must_staple, short_lived, cab_lints)
 		values ('f', 'f', true, '{}', 86400, 864000, '{}', '{}', '{}', '{}', '{}', '{}', 10, true, false, false, false);
@@ -75,7 +75,7 @@ func (l *lab) another(url string) *lab {
 	other := *l
 	other.db = pgtest.Pool(l.t, url)
 	other.Revocations = &revocation.Revocations{
-		DB: other.db, Open: l.Open, Metrics: l.Metrics, Replica: "two", Validity: l.Validity, Log: l.Log,
+		DB: other.db, Open: l.Open, Metrics: l.Metrics, Replica: "two", Validity: l.Validity, Log: l.Log, Told: l.Told,
 	}
 	return &other
 }

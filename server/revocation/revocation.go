@@ -23,6 +23,7 @@ import (
 	"certctl/server/issuer"
 	"certctl/server/job"
 	"certctl/server/metric"
+	"certctl/server/outbox"
 	"certctl/server/pg"
 	"certctl/server/store"
 )
@@ -35,6 +36,7 @@ type Revocations struct {
 	Replica  string
 	Validity time.Duration // of a list
 	Log      *zap.Logger
+	Told     func() // tells this replica that notifications were queued
 
 	newest sync.Map // the newest list that was served, by the id of its issuer
 }
@@ -197,7 +199,35 @@ func (r *Revocations) Revoke(ctx context.Context, tx pgx.Tx, o Order, t Told) ([
 	if err := job.CancelFor(ctx, tx, moved, "the certificate was revoked"); err != nil {
 		return nil, err
 	}
-	return outcomes, audit.WriteAll(ctx, tx, events)
+	if err := audit.WriteAll(ctx, tx, events); err != nil {
+		return nil, err
+	}
+	_, err = outbox.Tell(ctx, tx, outbox.CertRevoked, o.occasions(revoked, rows[0].Now))
+	return outcomes, err
+}
+
+// occasions are what there is to tell of what was revoked at a time: one of each
+// certificate, however many of its versions are revoked.
+func (o Order) occasions(revoked []store.Revocation, at time.Time) []outbox.Occasion {
+	severity := outbox.Warning
+	switch o.Reason {
+	case cert.KeyCompromise, cert.CACompromise, cert.AACompromise:
+		severity = outbox.Critical
+	}
+	var all []outbox.Occasion
+	for n, r := range revoked {
+		if n == 0 || revoked[n-1].CertificateID != r.CertificateID {
+			all = append(all, outbox.Occasion{
+				CertificateID: r.CertificateID, Severity: severity.Name,
+				Details: map[string]any{"reason": o.Reason.Name, "held": o.Reason == cert.CertificateHold, "serials": []string{}},
+			})
+		}
+		// What was on hold can be revoked for good, and held again once released.
+		t := &all[len(all)-1]
+		t.Version, t.Once = r.Number, fmt.Sprintf("%s/%d", o.Reason.Name, at.Unix())
+		t.Details["serials"] = append(t.Details["serials"].([]string), r.Serial)
+	}
+	return all
 }
 
 // RevokeMany revokes certificates for an action on many of them, in its
@@ -418,6 +448,7 @@ func (r *Revocations) RevokeCertificate(ctx context.Context, in *NewRevocation) 
 		})
 		if err == nil {
 			r.Count(o, outcomes)
+			r.Told()
 			return c, nil
 		}
 		if !errors.Is(err, errSince) {

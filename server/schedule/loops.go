@@ -28,12 +28,12 @@ var (
 	})
 	RenewalCheck = loops.Add(&Loop{
 		Name:    "renewal-check",
-		Does:    "queues a renewal for every certificate that is due",
+		Does:    "queues a renewal for every certificate that is due, and a notification for every one that has come within a number of days of its end that its policy warns of",
 		Every:   config.RenewalCheckEvery,
 		Timeout: 5 * time.Minute,
 		HA:      Atomic,
-		Why:     "one statement locks the certificates that are due, looks at them again, and queues at most one open renewal for each, which a constraint keeps; a second replica skips what the first has locked",
-		Effects: "jobs queued",
+		Why:     "one statement locks the certificates that are due, looks at them again, and queues at most one open renewal for each, which a constraint keeps; a second replica skips what the first has locked. Warnings are queued here because both are what the passing of time asks for, by the same clock and in this order; they are one statement too, of which a constraint lets each through once for a version, a number of days and a channel",
+		Effects: "jobs and notifications queued",
 	})
 	JobProcessor = loops.Add(&Loop{
 		Name:    "job-processor",
@@ -61,6 +61,33 @@ var (
 		HA:      Atomic,
 		Why:     "one guarded statement moves a job whose lease has run out, by the database's clock; nothing else does",
 		Effects: "jobs failed, to be tried again; or ended where no attempt is left, with what that means for their certificates",
+	})
+	NotificationProcess = loops.Add(&Loop{
+		Name:    "notification-process",
+		Does:    "claims notifications that are due and sends them",
+		Every:   config.NotificationProcessEvery,
+		Timeout: 30 * time.Minute,
+		HA:      Claimed,
+		Why:     "a notification is claimed by one replica at a time, under a lease and a token that grows with each claim; a replica looks at its clock before each send and begins none after its lease, and whoever lost the lease cannot write the result",
+		Effects: "messages sent, each again under the same key where a replica ended, froze or lost the database before it could write that one had arrived; audit events of those that are given up",
+	})
+	NotificationRetry = loops.Add(&Loop{
+		Name:    "notification-retry",
+		Does:    "queues failed notifications again once their time has come, takes others from replicas that stopped answering, and gives up those that have no attempt or no channel left",
+		Every:   config.NotificationRetryEvery,
+		Timeout: time.Minute,
+		HA:      Atomic,
+		Why:     "guarded statements move what is due or whose lease has run out, by the database's clock; nothing else does",
+		Effects: "notifications queued again or given up, with an audit event",
+	})
+	Digest = loops.Add(&Loop{
+		Name:    "digest",
+		Does:    "queues the digest of a period for every channel that gets one",
+		Every:   config.DigestCheckEvery,
+		Timeout: time.Minute,
+		HA:      OneReplica,
+		Why:     "it counts over all certificates, which is work that need not be done twice; a constraint keeps it to one digest for each period, which the database's clock decides, and channel, whoever asks",
+		Effects: "notifications queued",
 	})
 	ShortLivedExpiryCheck = loops.Add(&Loop{
 		Name:    "short-lived-expiry-check",

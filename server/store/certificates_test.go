@@ -26,8 +26,8 @@ const around = `
 	insert into teams (id, name) select 'tm_' || n, 'team ' || n from generate_series(1, 3) n;
 	insert into owners (id, name) select 'own_' || n, 'owner ' || n from generate_series(1, 3) n;
 	insert into renewal_policies (id, name, auto_renew, renew_before_seconds, max_retries, retry_every_seconds,
-		attempt_timeout_seconds, start_over_after_seconds, alert_days)
-	select 'pol_' || n, 'policy ' || n, n <> 3, n * 86400, 3, 60, 60, 86400, '{}' from generate_series(1, 3) n;
+		attempt_timeout_seconds, start_over_after_seconds, alerts)
+	select 'pol_' || n, 'policy ' || n, n <> 3, n * 86400, 3, 60, 60, 86400, '[]' from generate_series(1, 3) n;
 	insert into profiles (id, name, enabled, key_algorithms, default_validity_seconds, max_validity_seconds, ext_key_usages,
 		san_kinds, dns_patterns, ip_ranges, uri_prefixes, email_domains, max_sans, wildcards, must_staple, short_lived, cab_lints)
 	select 'pro_' || n, 'profile ' || n, true, '{ecdsa-p256}', 86400, 86400, '{serverAuth}', '{dns}', '{}', '{}', '{}', '{}',

@@ -21,16 +21,6 @@ type Refs struct {
 	PolicyID  string `json:"policy_id" minLength:"1" maxLength:"255" doc:"id or name of the renewal policy"`
 }
 
-// A Sealed issuer is its row with the settings that only the server can read.
-type Sealed struct {
-	ID       string
-	Name     string
-	Type     string
-	Enabled  bool
-	Settings []byte
-	Revision int64
-}
-
 // Referred are the rows that requests refer to.
 type Referred struct {
 	Now      time.Time       // by the database's clock
@@ -50,10 +40,7 @@ type ownerRef struct {
 	TeamID *string
 }
 
-const (
-	sealedColumns = `id, name, type, enabled, settings, revision`
-	namedOrKeyed  = ` where id = any($1) or name = any($1)`
-)
+const namedOrKeyed = ` where id = any($1) or name = any($1)`
 
 // Refer reads, in one round trip, all that requests for certificates with the
 // given names refer to.

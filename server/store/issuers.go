@@ -2,35 +2,23 @@ package store
 
 import (
 	"context"
-	"encoding/json"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"certctl/server/pg"
 )
 
-// An Issuer is who signs certificates, without the secrets among its settings.
+// An Issuer is who signs certificates. Nothing new is issued by one that is not
+// enabled.
 type Issuer struct {
-	ID        string          `json:"id"`
-	Name      string          `json:"name"`
-	Type      string          `json:"type"`
-	Enabled   bool            `json:"enabled" doc:"nothing new is issued by an issuer that is not"`
-	Settings  json.RawMessage `json:"settings" db:"shown" doc:"of its type; secrets are withheld"`
-	Can       []string        `json:"can" nullable:"false" db:"-" doc:"abilities of its type"`
-	TestedAt  *time.Time      `json:"tested_at,omitempty" doc:"when these settings were last tested"`
-	TestError string          `json:"test_error,omitempty" doc:"what that test found; absent if it passed"`
-	Revision  int64           `json:"revision" doc:"counts changes"`
-	CreatedAt time.Time       `json:"created_at"`
-	UpdatedAt time.Time       `json:"updated_at"`
+	System
+	Can []string `json:"can" nullable:"false" db:"-" doc:"abilities of its type"`
 }
-
-const issuerColumns = `id, name, type, enabled, shown, tested_at, test_error, revision, created_at, updated_at`
 
 // Issuers returns up to limit issuers by name, from the first whose name comes
 // after the given one.
 func Issuers(ctx context.Context, q pg.Q, after string, limit int) ([]Issuer, error) {
-	rows, _ := q.Query(ctx, `select `+issuerColumns+` from issuers where name > @after order by name limit @limit`,
+	rows, _ := q.Query(ctx, `select `+systemColumns+` from issuers where name > @after order by name limit @limit`,
 		pgx.StrictNamedArgs{"after": after, "limit": limit})
 	issuers, err := pgx.CollectRows(rows, pgx.RowToStructByName[Issuer])
 	return issuers, pg.Fault(err, "issuers")
@@ -38,14 +26,14 @@ func Issuers(ctx context.Context, q pg.Q, after string, limit int) ([]Issuer, er
 
 // IssuerByID returns one issuer.
 func IssuerByID(ctx context.Context, q pg.Q, id string) (Issuer, error) {
-	rows, _ := q.Query(ctx, `select `+issuerColumns+` from issuers where id = $1`, id)
+	rows, _ := q.Query(ctx, `select `+systemColumns+` from issuers where id = $1`, id)
 	return issuer(rows)
 }
 
 // LockIssuer returns an issuer and keeps others from changing it until the
 // transaction ends.
 func LockIssuer(ctx context.Context, q pg.Q, id string) (Issuer, error) {
-	rows, _ := q.Query(ctx, `select `+issuerColumns+` from issuers where id = $1 for no key update`, id)
+	rows, _ := q.Query(ctx, `select `+systemColumns+` from issuers where id = $1 for no key update`, id)
 	return issuer(rows)
 }
 
@@ -63,7 +51,7 @@ func InsertIssuer(ctx context.Context, q pg.Q, x Issuer, sealed []byte) (Issuer,
 	rows, _ := q.Query(ctx, `
 		insert into issuers (id, name, type, enabled, settings, shown)
 		values (@id, @name, @type, @enabled, @sealed, @shown::text::jsonb)
-		returning `+issuerColumns,
+		returning `+systemColumns,
 		pgx.StrictNamedArgs{
 			"id": x.ID, "name": x.Name, "type": x.Type, "enabled": x.Enabled, "sealed": sealed, "shown": string(x.Settings),
 		})
@@ -86,7 +74,7 @@ func ChangeIssuer(ctx context.Context, q pg.Q, x Issuer, sealed []byte) (Issuer,
 		    test_error = case when @sealed::bytea is null then test_error else '' end,
 		    revision = revision + 1, updated_at = clock_timestamp()
 		where id = @id
-		returning `+issuerColumns,
+		returning `+systemColumns,
 		pgx.StrictNamedArgs{"id": x.ID, "name": x.Name, "enabled": x.Enabled, "sealed": sealed, "shown": string(x.Settings)})
 	return issuer(rows)
 }
