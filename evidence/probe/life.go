@@ -1,14 +1,19 @@
 package probe
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 
 	"certctl/evidence/lab"
 	"certctl/server/api"
 	"certctl/server/audit"
 	"certctl/server/cert"
+	"certctl/server/client"
 	"certctl/server/issuer/local"
+	"certctl/server/notify/webhook"
+	"certctl/server/outbox"
 )
 
 // around are the steps with what stands around certificates. Nothing belongs to
@@ -83,8 +88,15 @@ func (s *Site) life(ctx context.Context) ([]step, error) {
 	many := &api.NewBulk{}
 	many.Body.Action, many.Body.OwnerID = api.BulkReassign.Name, request.OwnerID
 	ends := ""
+	channel, channelChange, channelOff, tellIt, tellNobody, toTest := deaf(), &api.ChannelChange{}, &api.ChannelChange{}, &api.PolicyChange{}, &api.PolicyChange{}, &api.ByID{}
+	yes, no := true, false
+	channelChange.Body.Digest, channelOff.Body.Enabled = &yes, &no
+	tellIt.Body.Channels = &[]api.PolicyChannel{{ChannelID: channel.Body.Name, From: outbox.Informational.Name}}
+	tellNobody.Body.Channels = &[]api.PolicyChannel{}
+	made := func(c api.Channel) { channelChange.ID, channelOff.ID, toTest.ID = c.ID, c.ID, c.ID }
 	first := func(c api.IssuedCertificate) {
 		id := c.Certificate.ID
+		tellIt.ID, tellNobody.ID = c.Certificate.PolicyID, c.Certificate.PolicyID
 		one.ID, change.ID, key.ID, hold.ID, revoke.ID, release.ID = id, id, id, id, id, id
 		profileOff.ID, profileOn.ID, issuerOff.ID = c.Certificate.ProfileID, c.Certificate.ProfileID, c.Certificate.IssuerID
 	}
@@ -96,7 +108,15 @@ func (s *Site) life(ctx context.Context) ([]step, error) {
 		call(ctx, s, api.IssueCertificate, asked("first", "a."+inside, false), audit.CertIssued, first),
 		call(ctx, s, api.UpdateCertificate, change, audit.CertChanged, nil),
 		call(ctx, s, api.DownloadKey, key, audit.CertKeyDownloaded, nil),
-		call(ctx, s, api.RevokeCertificate, hold, audit.CertHeld, nil).so("for the time being"),
+		call(ctx, s, api.CreateChannel, channel, audit.ChannelCreated, made),
+		call(ctx, s, api.TestChannel, toTest, audit.ChannelTested, nil),
+		call(ctx, s, api.UpdateChannel, channelChange, audit.ChannelChanged, nil),
+		call(ctx, s, api.UpdatePolicy, tellIt, audit.PolicyChanged, nil).so("to have a channel told"),
+		call(ctx, s, api.RevokeCertificate, hold, audit.CertHeld, nil).so("for the time being, which a channel cannot be told").and(audit.NotificationDead),
+		{what: "call of " + api.RequeueNotification.Name, writes: audit.NotificationRequeued, later: audit.NotificationDead, do: func() error { return s.requeue(ctx) }},
+		call(ctx, s, api.UpdatePolicy, tellNobody, audit.PolicyChanged, nil).so("to have no channel told"),
+		call(ctx, s, api.UpdateChannel, channelOff, audit.ChannelChanged, nil).so("to disable it"),
+		call(ctx, s, api.DeleteChannel, toTest, audit.ChannelDeleted, nil),
 		call(ctx, s, api.ReleaseCertificate, release, audit.CertReleased, nil),
 		call(ctx, s, api.RevokeCertificate, revoke, audit.CertRevoked, nil).so("for good"),
 		call(ctx, s, api.ArchiveCertificate, one, audit.CertArchived, nil),
@@ -117,6 +137,27 @@ func (s *Site) life(ctx context.Context) ([]step, error) {
 		// Nothing but time ends a certificate, so the row is moved by hand.
 		{what: "the end of a certificate moved into the past, by hand", later: audit.CertExpired, do: func() error { return s.endCertificates(ctx, ends) }},
 	}, nil
+}
+
+// deaf asks for a channel that nothing can be sent through: the server may not
+// connect to where it is.
+func deaf() *api.NewChannel {
+	in := &api.NewChannel{}
+	in.Body.Name, in.Body.Type = unique("channel"), webhook.Type.Name
+	in.Body.Settings = json.RawMessage(`{"url": "https://127.0.0.1:9/"}`)
+	return in
+}
+
+var errNoneGivenUp = errors.New("no notification was given up")
+
+// requeue queues the newest notification that was given up again.
+func (s *Site) requeue(ctx context.Context) error {
+	page, err := client.Do(ctx, s.Admin, api.ListNotifications, &api.NotificationQuery{State: outbox.GivenUp.Name, Limit: 1})
+	if err != nil || len(page.Items) == 0 {
+		return cmp.Or(err, errNoneGivenUp)
+	}
+	_, err = client.Do(ctx, s.Admin, api.RequeueNotification, &api.OneNotification{ID: page.Items[0].ID})
+	return err
 }
 
 // endCertificates moves the end of certificates into the past.

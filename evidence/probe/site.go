@@ -35,6 +35,10 @@ var given = map[string]string{
 	config.JobTimeoutEvery.Name:            "200ms",
 	config.ShortLivedExpiryCheckEvery.Name: "100ms",
 	config.CRLGenerationEvery.Name:         "100ms",
+	config.NotificationProcessEvery.Name:   "200ms",
+	config.NotificationRetryEvery.Name:     "200ms",
+	config.DigestCheckEvery.Name:           "200ms",
+	config.RateLimitGCEvery.Name:           "200ms",
 }
 
 // Base starts a server on a database of its own, works with it until every
