@@ -26,7 +26,7 @@ var sendingProbe = Probe{
 	Of: evidence.SentOnce, Needs: []Need{Processes}, Look: lookSending,
 	Controls: []Defect{
 		{
-			Says:  "leases of what is being sent are over at once",
+			Says:  "the lease of what is sent the first time is over at once",
 			Turns: func(api.Declared) []string { return []string{evidence.BeyondUnderWay} },
 			Site: with(nil, `
 				create function lapse() returns trigger language plpgsql as $$
@@ -34,7 +34,7 @@ var sendingProbe = Probe{
 					new.leased_until := clock_timestamp() + interval '1 millisecond';
 					return new;
 				end $$;
-				create trigger a_lapse before update on notifications for each row when (new.state = 'sending') execute function lapse()`),
+				create trigger a_lapse before update on notifications for each row when (new.state = 'sending' and new.attempts = 1) execute function lapse()`),
 		},
 		{
 			Says:  "the database forgets which digests it has queued",

@@ -10,8 +10,13 @@ import (
 	"certctl/server/notify"
 )
 
-// HeaderKey is the header that holds the key of the message.
-const HeaderKey = "X-Certctl-Idempotency-Key"
+// The headers by which programs know a mail: the key of the message, what
+// happened, and how bad it is.
+const (
+	HeaderKey      = "X-Certctl-Idempotency-Key"
+	HeaderEvent    = "X-Certctl-Event"
+	HeaderSeverity = "X-Certctl-Severity"
+)
 
 // recipients are those of the channel and of a message, each once, and how many
 // addresses of the message are none.
@@ -47,6 +52,11 @@ func (c *Channel) mail(m notify.Message, to []*mail.Address) ([]byte, error) {
 	g.SetMessageIDWithValue(m.Key + "@" + domain)
 	g.SetDate()
 	g.SetGenHeader(HeaderKey, m.Key)
+	for name, word := range map[gomail.Header]string{HeaderEvent: m.Event, HeaderSeverity: m.Severity} {
+		if word != "" {
+			g.SetGenHeader(name, word)
+		}
+	}
 	g.SetGenHeader("Auto-Submitted", "auto-generated") // RFC 3834: nobody's absence answers it
 	g.SetBodyString(gomail.TypeTextPlain, m.Text)
 	if m.HTML != "" {

@@ -248,6 +248,7 @@ func read(r io.Reader) (d Delivery, err error) {
 		}
 	}
 	d.Header, d.Key = m.Header, m.Header.Get(email.HeaderKey)
+	d.Event, d.Severity = m.Header.Get(email.HeaderEvent), m.Header.Get(email.HeaderSeverity)
 	if d.Subject, err = new(mime.WordDecoder).DecodeHeader(m.Header.Get("Subject")); err != nil {
 		return d, err
 	}
