@@ -1,7 +1,6 @@
 package evidence
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"path"
@@ -19,6 +18,7 @@ var limitsPage = Page{
 	"What is limited, for whom, and what that comes to with several replicas, after a restart and while the database does not answer.",
 	[]Block{
 		{"limits", "Limits", limitsBlock},
+		{"limit-receipts", "What was seen", limitReceiptsBlock},
 		{"limit-scopes", "Scopes", limitScopesBlock},
 		{"limit-details", "Each limit", limitDetailsBlock},
 		{"limit-keys", "What one bucket is for", limitKeysBlock},
@@ -56,22 +56,26 @@ func limitsBlock(p *page, in Inputs) (string, error) {
 	var rows [][]string
 	for _, l := range in.Declared.Limits {
 		rows = append(rows, []string{
-			link(code(l.Name), "#"+l.Name), admits(l), setBy(l), "one " + l.Key, l.Algorithm, verdictOf(in, limitClaims),
+			link(code(l.Name), "#"+l.Name), admits(l), setBy(l), "one " + l.Key, l.Algorithm,
 		})
 	}
-	p.grid([]string{"limit", "admits, by default", "set by", "for", "algorithm", "verdict"}, rows)
+	p.grid([]string{"limit", "admits, by default", "set by", "for", "algorithm"}, rows)
 	return "", nil
 }
 
-// verdictOf links the verdicts of claims.
-func verdictOf(in Inputs, claims []*Statement) string {
-	var links []string
-	for _, r := range in.Receipts {
-		if slices.ContainsFunc(claims, func(s *Statement) bool { return s.ID == r.Claim.ID }) {
-			links = append(links, link(path.Base(r.Claim.ID)+": "+string(r.Verdict), "../../"+path.Join(PacketDir, r.File())))
+func limitReceiptsBlock(p *page, in Inputs) (string, error) {
+	var rows [][]string
+	for _, s := range limitClaims {
+		verdict := noReceipt
+		for _, r := range in.Receipts {
+			if r.Claim.ID == s.ID {
+				verdict = link(string(r.Verdict), "../../"+path.Join(PacketDir, r.File()))
+			}
 		}
+		rows = append(rows, []string{text(s.Says), verdict})
 	}
-	return cmp.Or(strings.Join(links, ", "), noReceipt)
+	p.grid([]string{"of every limit", "verdict"}, rows)
+	return "", nil
 }
 
 func limitScopesBlock(p *page, in Inputs) (string, error) {

@@ -47,13 +47,13 @@ func settings(url string) config.Values {
 }
 
 // run starts a server with further settings until the test ends.
-func run(t *testing.T, more config.Values) *running {
+func run(t testing.TB, more config.Values) *running {
 	t.Helper()
 	return runOn(t, pgtest.URL(t), more)
 }
 
 // runOn is run on the database at url.
-func runOn(t *testing.T, url string, more config.Values) *running {
+func runOn(t testing.TB, url string, more config.Values) *running {
 	t.Helper()
 	r := serve(t, url, more)
 	in := &api.NewBootstrap{}
@@ -67,7 +67,7 @@ func runOn(t *testing.T, url string, more config.Values) *running {
 }
 
 // serve starts a server on the database at url that nobody has a key to yet.
-func serve(t *testing.T, url string, more config.Values) *running {
+func serve(t testing.TB, url string, more config.Values) *running {
 	t.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
 	v := settings(url)
