@@ -6,7 +6,7 @@ import (
 	"certctl/server/config"
 )
 
-const refused = "It is refused as unavailable: what a request would need is in the same database."
+const refused = "A request is refused as unavailable: what it would need is in the same database."
 
 // The limits.
 var (
