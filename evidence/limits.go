@@ -197,9 +197,13 @@ type CapSeen struct {
 	Restart  int    `json:"restart"`  // at the first, of that key, after all were killed and started again
 }
 
-// AtOne, AtThree and Restarted are the checks of a limit's cap.
-func AtOne(name string) string     { return name + " admits at one replica" }
-func AtThree(name string) string   { return name + " admits at three replicas" }
+// AtOne is the check of what one replica admits.
+func AtOne(name string) string { return name + " admits at one replica" }
+
+// AtThree is the check of what three replicas admit together.
+func AtThree(name string) string { return name + " admits at three replicas" }
+
+// Restarted is the check of what is admitted after a restart.
 func Restarted(name string) string { return name + " admits after a restart" }
 
 func judgeCaps(d api.Declared, seen json.RawMessage) ([]Check, error) {
@@ -338,9 +342,11 @@ type WaitSeen struct {
 	Late   bool    `json:"admitted_in_time"` // once it had passed
 }
 
-// TooEarly and InTime are the checks of a limit's waits.
+// TooEarly is the check of a request that does not wait long enough.
 func TooEarly(name string) string { return name + " admits before the time that it told" }
-func InTime(name string) string   { return name + " admits after the time that it told" }
+
+// InTime is the check of one that does.
+func InTime(name string) string { return name + " admits after the time that it told" }
 
 func judgeWaits(d api.Declared, seen json.RawMessage) ([]Check, error) {
 	return decide(seen, func(s WaitsSeen) []Check {

@@ -75,12 +75,12 @@ func lookSending(ctx context.Context, s *Site) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer hook.Close()
+	defer func() { _ = hook.Close() }() // nobody listens any more
 	mail, err := notifytest.NewMailSink(notifytest.MailOptions{})
 	if err != nil {
 		return nil, err
 	}
-	defer mail.Close()
+	defer func() { _ = mail.Close() }()
 	hook.Slow(slowly)
 	mail.Slow(slowly)
 	url, replicas, err := s.senders(ctx, hook, mail)

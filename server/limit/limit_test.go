@@ -294,9 +294,9 @@ func TestHistoryOfReplicasIsThatOfTheModel(t *testing.T) {
 	}
 }
 
-func exec(t testing.TB, q pg.Q, sql string, args ...any) {
+func exec(t testing.TB, q pg.Q, sql string) {
 	t.Helper()
-	if _, err := q.Exec(t.Context(), sql, args...); err != nil {
+	if _, err := q.Exec(t.Context(), sql); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -359,7 +359,7 @@ func TestMergedDecisionsAreOneStatement(t *testing.T) {
 			<-release
 		}
 		asked.Add(n)
-		return n, nil
+		return n, context.Cause(t.Context())
 	}
 	wg.Go(func() { _, _, _ = m.Do(t.Context(), "k", do) })
 	<-first

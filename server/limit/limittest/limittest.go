@@ -32,7 +32,8 @@ func (m *Model) allowed(at int64) (most, least int64) {
 	if m.Terms.Sliding {
 		window := 16 * m.Terms.Per
 		most, least = m.Terms.Cap, m.Terms.Cap
-		for ; m.lag < len(m.log) && m.log[m.lag].At <= at-window-m.Terms.Per; m.lag++ {
+		for m.lag < len(m.log) && m.log[m.lag].At <= at-window-m.Terms.Per {
+			m.lag++
 		}
 		for _, d := range m.log[m.lag:] {
 			if d.At > at-window {
