@@ -18,14 +18,17 @@ create table rate_limits (
 create function rate_limit_bucket(was bigint[], asked bigint, cap bigint, per bigint, now bigint) returns bigint[]
 language plpgsql immutable as $$
 declare
-    full_at  bigint := greatest(was[8], now);
+    missing  bigint := greatest(was[8] - now, 0); -- the time until it is full
+    full_at  bigint;
     room     bigint;
     admitted bigint;
 begin
     if was[7] <> per then -- the rate was set anew: as many tokens are missing
-        full_at := now + (full_at - now) / was[7] * per;
+        missing := ceil(missing::numeric * per / was[7]);
     end if;
-    room := greatest((now + cap * per - full_at) / per, 0);
+    -- It never lacks more than it holds: a clock that was set back does not close it.
+    full_at := now + least(missing, cap * per);
+    room := (now + cap * per - full_at) / per;
     admitted := least(asked, room);
     full_at := full_at + admitted * per;
     return array[
@@ -48,11 +51,13 @@ declare
     kept     bigint;
     wait     bigint := 0;
 begin
-    if was[7] <> per then -- the window is another: what was admitted counts as of now
-        total := was[9];
+    -- If the window is another, or the clock was set back by more than one, what was
+    -- admitted counts as of now.
+    if was[7] <> per or was[8] > slot + 16 then
+        total := least(was[9], cap);
         counts[slot % 17 + 1] := total;
     else
-        slot := greatest(was[8], slot); -- a clock that was set back stands still
+        slot := greatest(was[8], slot); -- a clock that was set back by less stands still
         if slot - was[8] <= 16 then
             counts := was[10:26];
             total := was[9];

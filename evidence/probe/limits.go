@@ -585,6 +585,7 @@ func lookWaits(ctx context.Context, s *Site) (any, error) {
 			if err := s.on(t.url).alter(ctx, past(l, step.seconds)); err != nil {
 				return err
 			}
+			time.Sleep(limit.RefusalKept) // a replica remembers the last one as long
 			a, err := c.ask(ctx, 0, l, nil)
 			if err != nil {
 				return err

@@ -70,6 +70,7 @@ type App struct {
 	trail    *audit.Log
 	database string // version of the database server
 	serving  atomic.Bool
+	pings    limit.Merger[struct{}, struct{}]
 }
 
 // Build says what was compiled.

@@ -13,11 +13,13 @@ import (
 	"time"
 
 	"certctl/server/api"
+	"certctl/server/auth"
 	"certctl/server/client"
 	"certctl/server/config"
 	"certctl/server/fault"
 	"certctl/server/limit"
 	"certctl/server/metric"
+	"certctl/server/pg/pgtest"
 	"certctl/server/web"
 )
 
@@ -112,6 +114,19 @@ func TestGuessesAreLimitedByAddress(t *testing.T) {
 	}
 	if refused != 9 { // the first key was made by one of ten
 		t.Errorf("%d of 18 were refused", refused)
+	}
+}
+
+// Without the database nobody is told that a limit is used up.
+func TestLimitsWithoutTheDatabase(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Pool(t, pgtest.URL(t))
+	access := &auth.Access{DB: pool, Limiter: &limit.Limiter{DB: pool}}
+	pool.Close()
+	for _, secret := range []string{"nonsense", "ck_aaaaaaaaaaaaaaaa_A"} {
+		if _, said, err := access.Admit(t.Context(), "192.0.2.7", secret); err == nil || len(said) > 0 || fault.Of(err) == fault.Unauthenticated {
+			t.Errorf("%s: %v (%v)", secret, said, err)
+		}
 	}
 }
 

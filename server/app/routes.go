@@ -148,7 +148,9 @@ func (a *App) ready(ctx context.Context, _ *api.Empty) (api.Ready, error) {
 	if !a.serving.Load() {
 		return api.Ready{}, fault.New(fault.Unavailable, "this replica is stopping")
 	}
-	if err := a.db.Ping(ctx); err != nil {
+	// Whoever asks, and however many do: one ping is under way.
+	_, _, err := a.pings.Do(ctx, struct{}{}, func(ctx context.Context, _ int64) (struct{}, error) { return struct{}{}, a.db.Ping(ctx) })
+	if err != nil {
 		return api.Ready{}, &fault.Error{Kind: fault.Unavailable, Msg: "the database does not answer", Err: err}
 	}
 	return api.Ready{Ready: true, Replica: a.replica}, nil

@@ -61,10 +61,10 @@ func (a *Access) Admit(ctx context.Context, address, secret string) (perm.Actor,
 	id, _, found := strings.Cut(rest, "_")
 	if !ok || !found || len(secret) > 100 || !plain(id) {
 		d, err := a.Limiter.Take(ctx, limit.HTTPAddress, address)
-		if err == nil && d.Admitted {
-			err = errUnknown
+		if err != nil {
+			return perm.Actor{}, nil, err
 		}
-		return perm.Actor{}, []limit.Decision{d}, err
+		return perm.Actor{}, []limit.Decision{d}, errUnknown
 	}
 	ofAddress, ofActor := a.Limiter.Terms(limit.HTTPAddress), a.Limiter.Terms(limit.HTTPActor)
 	var said []limit.Decision
@@ -74,6 +74,10 @@ func (a *Access) Admit(ctx context.Context, address, secret string) (perm.Actor,
 		if said = append(said, d); !d.Admitted {
 			return perm.Actor{}, said, nil
 		}
+	} else if d, ok := a.Limiter.Refused(ofAddress, address); ok {
+		// Other secrets, of which none is merged with another, do not reach the
+		// database.
+		return perm.Actor{}, []limit.Decision{d}, nil
 	}
 	hash := sum(secret)
 	k, place, err := a.admitted.Do(ctx, caller{address, [sha256.Size]byte(hash)}, func(ctx context.Context, asked int64) (store.Admission, error) {
@@ -87,6 +91,7 @@ func (a *Access) Admit(ctx context.Context, address, secret string) (perm.Actor,
 	}
 	if shared {
 		d := ofAddress.Of(k.Address, place)
+		a.Limiter.Remember(d, address)
 		if said = append(said, d); !d.Admitted {
 			return perm.Actor{}, said, nil
 		}

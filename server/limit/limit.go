@@ -156,18 +156,35 @@ type Decision struct {
 	Admitted  bool
 	Remaining int64         // what the bucket would admit now
 	Wait      time.Duration // until it admits one more; zero unless refused
-	Reset     time.Duration // until it is as good as new
+	Reset     time.Duration // until it would admit more than that; zero if it never will
 }
 
 // Of returns what a state, as the functions of the database return it, says to
 // the request that came at the place among those that were asked for together.
 func (t Terms) Of(state []int64, place int64) Decision {
-	admitted, left, wait, fresh, now := state[0], state[2], state[3], state[4], state[5]
-	d := Decision{Terms: t, Admitted: place < admitted, Remaining: left, Reset: time.Duration(max(0, fresh-now)) * time.Microsecond}
+	admitted, left, wait := state[0], state[2], state[3]
+	d := Decision{Terms: t, Admitted: place < admitted, Remaining: left, Reset: time.Duration(t.more(state)) * time.Microsecond}
 	if d.Admitted {
 		d.Remaining += admitted - 1 - place
 	} else {
 		d.Wait = time.Duration(wait) * time.Microsecond
 	}
 	return d
+}
+
+// more is how many microseconds it takes until a bucket admits more than it did
+// when it was decided.
+func (t Terms) more(state []int64) int64 {
+	now := state[5]
+	if !t.Sliding {
+		missing := max(state[7]-now, 0)
+		return missing - (max(missing, 1)-1)/t.Per*t.Per
+	}
+	slot, counts := state[7], state[9:]
+	for i := int64(1); i <= int64(len(counts)); i++ { // the oldest first
+		if counts[(slot+i)%int64(len(counts))] > 0 {
+			return max((slot+i)*t.Per-now, 0)
+		}
+	}
+	return 0
 }

@@ -158,6 +158,49 @@ func TestWaitIsTrue(t *testing.T) {
 	}
 }
 
+// A clock that is set back closes nothing for longer than a bucket takes to be as
+// good as new.
+func TestClockThatIsSetBack(t *testing.T) {
+	t.Parallel()
+	for name, terms := range terms {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const day = int64(24 * 3600 * 1_000_000)
+			now := 1_800_000_000_000_000 + 3*day
+			was := limit.Step(terms, nil, terms.Cap, now)
+			now -= 2 * day
+			states := replay(t, pgtest.Tx(t), terms, []int64{terms.Cap, 1, 1}, []int64{now + 2*day, now, now + 2*terms.Window().Microseconds()})
+			for i, at := range []int64{now, now + 2*terms.Window().Microseconds()} {
+				was = limit.Step(terms, was, 1, at)
+				if !slices.Equal(was, states[i+1]) {
+					t.Errorf("in memory %v, and in the database %v", was, states[i+1])
+				}
+				if want := int64(i); was[0] != want || was[3] > 17*terms.Window().Microseconds()/16 {
+					t.Errorf("at %d it admits %d and says to wait for %d", i, was[0], was[3])
+				}
+			}
+		})
+	}
+}
+
+// Replicas that have other settings for a while do not make each other forget.
+func TestTermsThatAlternateAdmitNoMore(t *testing.T) {
+	t.Parallel()
+	tx := pgtest.Tx(t)
+	slow, fast := limit.Terms{Name: "a", Cap: 100, Per: 3_600_000_000}, limit.Terms{Name: "a", Cap: 100, Per: 1_800_000_000}
+	admitted := int64(0)
+	for i := range 400 {
+		state, err := limit.Take(t.Context(), tx, []limit.Terms{slow, fast}[i%2], "k", 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		admitted += state[0]
+	}
+	if admitted != 100 {
+		t.Errorf("%d were admitted", admitted)
+	}
+}
+
 // A bucket that was used under other terms is neither used up for the time that
 // those took, nor as good as new.
 func TestTermsThatChangeLeaveWhatWasAdmitted(t *testing.T) {
@@ -342,6 +385,53 @@ func TestFullMemoryForgetsNoKeyThatIsUsedUp(t *testing.T) {
 	// Nine keys had buckets of their own, and the others share one.
 	if admitted < 50 || admitted > 65 {
 		t.Errorf("%d of 1000 new keys were admitted", admitted)
+	}
+}
+
+// A flood of what was refused costs the database nothing.
+func TestRefusalIsRememberedForAMoment(t *testing.T) {
+	t.Parallel()
+	l := replicas(t, pgtest.URL(t), 1, slow(limit.Cluster.Name))[0]
+	for range 51 {
+		if _, err := l.Take(t.Context(), limit.BootstrapAttempts, "k"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.DB.Close()
+	d, err := l.Take(t.Context(), limit.BootstrapAttempts, "k")
+	if err != nil || d.Admitted || d.Wait <= 0 || d.Wait > 17*limit.BootstrapAttempts.Window/16 {
+		t.Errorf("%+v (%v)", d, err)
+	}
+	if _, err := l.Take(t.Context(), limit.BootstrapAttempts, "another"); err == nil {
+		t.Error("another key is answered without the database")
+	}
+}
+
+func TestPanicOfADecisionIsAnErrorForThoseWhoWait(t *testing.T) {
+	t.Parallel()
+	var m limit.Merger[string, int]
+	first, release, calls := make(chan struct{}), make(chan struct{}), 0
+	var wg sync.WaitGroup
+	do := func(context.Context, int64) (int, error) {
+		if calls++; calls > 1 {
+			panic("broken")
+		}
+		close(first)
+		<-release
+		return 0, nil
+	}
+	wg.Go(func() { _, _, _ = m.Do(t.Context(), "k", do) })
+	<-first
+	errs := make(chan error, 1)
+	go func() {
+		_, _, err := m.Do(t.Context(), "k", do)
+		errs <- err
+	}()
+	pgtest.Eventually(t, "one to wait", func() bool { return limit.Waiting(&m, "k") == 1 })
+	close(release)
+	wg.Wait()
+	if err := <-errs; err == nil {
+		t.Error("it is no error")
 	}
 }
 

@@ -16,8 +16,9 @@ type Limiter struct {
 	DB       *pgxpool.Pool
 	Settings config.Values
 
-	memory memory
-	merged Merger[bucket, []int64]
+	memory   memory
+	merged   Merger[bucket, []int64]
+	refusals refusals
 }
 
 type bucket struct{ name, key string }
@@ -34,13 +35,18 @@ func (l *Limiter) Take(ctx context.Context, of *Limit, key string) (Decision, er
 	if !l.Shared() {
 		return l.TakeOwn(t, key), nil
 	}
+	if d, ok := l.Refused(t, key); ok {
+		return d, nil
+	}
 	state, place, err := l.merged.Do(ctx, bucket{t.Name, key}, func(ctx context.Context, asked int64) ([]int64, error) {
 		return Take(ctx, l.DB, t, key, asked)
 	})
 	if err != nil {
 		return Decision{Terms: t}, err
 	}
-	return t.Of(state, place), nil
+	d := t.Of(state, place)
+	l.Remember(d, key)
+	return d, nil
 }
 
 // TakeOwn asks for one request in a bucket of this replica.

@@ -1,6 +1,8 @@
 package limit
 
 import (
+	"math"
+	"math/bits"
 	"sync"
 	"time"
 
@@ -72,14 +74,15 @@ func (t Terms) step(was []int64, asked, now int64) []int64 {
 
 // bucket is rate_limit_bucket.
 func (t Terms) bucket(was []int64, asked, now int64) []int64 {
-	full := now
+	missing := int64(0)
 	if was != nil {
-		full = max(was[7], now)
+		missing = max(was[7]-now, 0)
 		if was[6] != t.Per {
-			full = now + (full-now)/was[6]*t.Per
+			missing = scale(missing, t.Per, was[6])
 		}
 	}
-	room := max((now+t.Cap*t.Per-full)/t.Per, 0)
+	full := now + min(missing, t.Cap*t.Per)
+	room := (now + t.Cap*t.Per - full) / t.Per
 	admitted := min(asked, room)
 	full += admitted * t.Per
 	wait := int64(0)
@@ -87,6 +90,19 @@ func (t Terms) bucket(was []int64, asked, now int64) []int64 {
 		wait = full + t.Per - t.Cap*t.Per - now
 	}
 	return []int64{admitted, asked, room - admitted, wait, full, now, t.Per, full}
+}
+
+// scale is n * by / of, rounded up.
+func scale(n, by, of int64) int64 {
+	high, low := bits.Mul64(uint64(n), uint64(by))
+	if high >= uint64(of) {
+		return math.MaxInt64
+	}
+	quotient, rest := bits.Div64(high, low, uint64(of))
+	if rest > 0 {
+		quotient++
+	}
+	return int64(min(quotient, math.MaxInt64))
 }
 
 // window is rate_limit_window.
@@ -97,8 +113,8 @@ func (t Terms) window(was []int64, asked, now int64) []int64 {
 	counts := next[head:]
 	switch {
 	case was == nil:
-	case was[6] != t.Per:
-		total = was[8]
+	case was[6] != t.Per || was[7] > slot+slots:
+		total = min(was[8], t.Cap)
 		counts[slot%ring] = total
 	default:
 		slot = max(slot, was[7])

@@ -2,6 +2,7 @@ package limit
 
 import (
 	"context"
+	"fmt"
 	"sync"
 )
 
@@ -75,7 +76,11 @@ func (m *Merger[K, R]) follow(ctx context.Context, key K, c *crowd[R], do func(c
 
 func (m *Merger[K, R]) serve(ctx context.Context, c *crowd[R], do func(ctx context.Context, asked int64) (R, error)) {
 	defer close(c.done)
-	c.err = context.DeadlineExceeded // of a panic
+	defer func() {
+		if p := recover(); p != nil {
+			c.err = fmt.Errorf("a decision that several wait for: %v", p)
+		}
+	}()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	c.result, c.err = do(ctx, c.asked)

@@ -22,6 +22,7 @@ import (
 	"certctl/server/fault"
 	"certctl/server/issuer"
 	"certctl/server/job"
+	"certctl/server/limit"
 	"certctl/server/metric"
 	"certctl/server/outbox"
 	"certctl/server/pg"
@@ -38,7 +39,8 @@ type Revocations struct {
 	Log      *zap.Logger
 	Told     func() // tells this replica that notifications were queued
 
-	newest sync.Map // the newest list that was served, by the id of its issuer
+	newest sync.Map // store.CRLBytes of the newest list that was served, by the id of its issuer
+	reads  limit.Merger[string, store.CRLBytes]
 }
 
 // Init shows the metrics of every reason at zero.

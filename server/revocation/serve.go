@@ -2,6 +2,7 @@ package revocation
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -18,19 +19,9 @@ import (
 // ServeCRL answers with the newest list of the issuer that the path names, to
 // anybody (RFC 5280 §4.2.1.13). It has written nothing if it returns an error.
 func (r *Revocations) ServeCRL(w http.ResponseWriter, req *http.Request) error {
-	id, asks := req.PathValue("issuer"), reader(req)
-	held, _ := r.newest.Load(id)
-	if held != nil {
-		asks.Held = held.(store.CRL).Number
-	}
-	list, err := store.NewestCRL(req.Context(), r.DB, id, asks)
+	list, err := r.newestFor(req)
 	if err != nil {
 		return err
-	}
-	if list.DER != nil {
-		r.newest.Store(id, list) // one that is older than another reader's is read again
-	} else if held != nil && list.Number == asks.Held && !asks.Head {
-		list.DER = held.(store.CRL).DER
 	}
 	h := w.Header()
 	if list.Number == 0 {
@@ -48,6 +39,46 @@ func (r *Revocations) ServeCRL(w http.ResponseWriter, req *http.Request) error {
 	h.Set("Content-Length", strconv.FormatInt(list.Size, 10))
 	_, _ = w.Write(list.DER) // the caller went away
 	return nil
+}
+
+// newestFor returns the newest list of the issuer that a request names, with its
+// bytes if the sender wants them.
+func (r *Revocations) newestFor(req *http.Request) (list store.CRL, err error) {
+	id, asks := req.PathValue("issuer"), reader(req)
+	for range 5 {
+		list, err = store.NewestCRL(req.Context(), r.DB, id, asks)
+		if err != nil || list.Number == 0 || list.Same || asks.Head {
+			return list, err
+		}
+		bytes, err := r.bytes(req.Context(), id, list.Number)
+		if err != nil {
+			return list, err
+		}
+		if bytes.Number == list.Number {
+			list.DER = bytes.DER
+			return list, nil
+		}
+	}
+	return list, fault.New(fault.Unavailable, "the list is being replaced; try again")
+}
+
+// bytes returns the list of an issuer, of which the replica reads one copy however
+// many want it: the one with the number, unless there is another by now.
+func (r *Revocations) bytes(ctx context.Context, id string, number int64) (store.CRLBytes, error) {
+	if held, ok := r.newest.Load(id); ok && held.(store.CRLBytes).Number == number {
+		return held.(store.CRLBytes), nil
+	}
+	list, _, err := r.reads.Do(ctx, id, func(ctx context.Context, _ int64) (store.CRLBytes, error) {
+		if held, ok := r.newest.Load(id); ok && held.(store.CRLBytes).Number == number {
+			return held.(store.CRLBytes), nil
+		}
+		list, err := store.ReadCRL(ctx, r.DB, id)
+		if err == nil {
+			r.newest.Store(id, list)
+		}
+		return list, err
+	})
+	return list, err
 }
 
 func tag(number int64) string { return `"` + strconv.FormatInt(number, 10) + `"` }

@@ -150,7 +150,7 @@ type CRL struct {
 	Size       int64
 	MaxAge     int64  // seconds
 	Same       bool   // whether it is what the reader has
-	DER        []byte // null if it is, or was not wanted, or is held
+	DER        []byte `db:"-"`
 }
 
 // A Reader says what it has of a list, and whether it wants another.
@@ -158,24 +158,34 @@ type Reader struct {
 	Any     bool // whatever there is
 	Numbers []int64
 	Since   *time.Time
-	Head    bool  // wants none
-	Held    int64 // number of the list that the replica has in memory
+	Head    bool // wants no bytes
 }
 
-// NewestCRL reads an issuer's list, and its bytes only if they are new to the
-// reader. Caches may keep it until it ends, but no longer than half its life.
+// NewestCRL reads what there is to say of an issuer's list, and whether it is new
+// to the reader. Caches may keep it until it ends, but no longer than half its
+// life.
 func NewestCRL(ctx context.Context, q pg.Q, issuerID string, r Reader) (CRL, error) {
 	rows, _ := q.Query(ctx, `
-		with c as (
-			select number, coalesce(this_update, 'epoch') as this_update, length(der)::bigint as size, der,
-				coalesce(greatest(0, floor(extract(epoch from
-					least(next_update - clock_timestamp(), (next_update - this_update) / 2))))::bigint, 0) as max_age,
-				number > 0 and (@any or number = any(@numbers::bigint[])
-					or coalesce(this_update <= @since::timestamptz, false)) as same
-			from crls where issuer_id = @issuer
-		)
-		select number, this_update, size, max_age, same, case when not same and not @head and number <> @held then der end as der from c`,
-		pgx.StrictNamedArgs{"issuer": issuerID, "any": r.Any, "numbers": r.Numbers, "since": r.Since, "head": r.Head, "held": r.Held})
+		select number, coalesce(this_update, 'epoch') as this_update, length(der)::bigint as size,
+			coalesce(greatest(0, floor(extract(epoch from
+				least(next_update - clock_timestamp(), (next_update - this_update) / 2))))::bigint, 0) as max_age,
+			number > 0 and (@any or number = any(@numbers::bigint[])
+				or coalesce(this_update <= @since::timestamptz, false)) as same
+		from crls where issuer_id = @issuer`,
+		pgx.StrictNamedArgs{"issuer": issuerID, "any": r.Any, "numbers": r.Numbers, "since": r.Since})
 	l, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[CRL])
+	return l, pg.Fault(err, "revocation list of an issuer with this id")
+}
+
+// CRLBytes are a revocation list in DER.
+type CRLBytes struct {
+	Number int64
+	DER    []byte
+}
+
+// ReadCRL reads an issuer's newest list.
+func ReadCRL(ctx context.Context, q pg.Q, issuerID string) (CRLBytes, error) {
+	rows, _ := q.Query(ctx, `select number, der from crls where issuer_id = $1`, issuerID)
+	l, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[CRLBytes])
 	return l, pg.Fault(err, "revocation list of an issuer with this id")
 }

@@ -11,6 +11,9 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
+	"certctl/server/config"
 	"certctl/server/fault"
 	"certctl/server/limit"
 	"certctl/server/metric"
@@ -61,6 +64,21 @@ func Address(r *http.Request, proxies []netip.Prefix) string {
 		return p.String()
 	}
 	return from.String()
+}
+
+// noteProxy says once that somebody whom the server does not trust forwards
+// requests: all that come by it share what is meant for one address.
+func (s *Server) noteProxy(r *http.Request) {
+	if r.Header.Get("X-Forwarded-For") == "" {
+		return
+	}
+	from, ok := parseAddress(r.RemoteAddr)
+	if ok && !slices.ContainsFunc(s.Proxies, func(p netip.Prefix) bool { return p.Contains(from) }) {
+		s.proxy.Do(func() {
+			s.Log.Warn("requests come with X-Forwarded-For by a peer that is no trusted proxy; if it is yours, set "+config.TrustedProxies.Name+
+				", or all its callers share the limit of one address", zap.String("peer", from.String()))
+		})
+	}
 }
 
 // parseAddress reads an address, with or without a port.

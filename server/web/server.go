@@ -15,6 +15,7 @@ import (
 	"path"
 	"reflect"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -58,6 +59,7 @@ type Server struct {
 	api     huma.API
 	maxBody int64 // the smallest body that is refused: the HTTP library counts so
 	routes  map[string]*Route
+	proxy   sync.Once // says that one is not trusted
 }
 
 // New returns a server of bindings. It does no I/O.
@@ -165,6 +167,7 @@ func (s *Server) guarded(route *Route, h http.Handler) http.Handler {
 	return s.timed(route, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		note(r).route = route.Name
 		note(r).address = Address(r, s.Proxies)
+		s.noteProxy(r)
 		if route.Needs == nil {
 			if s.open(w, r, route) && s.pass(w, r, route) {
 				h.ServeHTTP(w, r)
