@@ -295,7 +295,7 @@ func coverPage(s Summary, receipts []Receipt) []byte {
 		"The packet is not signed: its manifest shows damage, and does not show who made it.",
 		"A verdict holds for the commit above, on the platform above. A commit that ends in dirty names no tree: files had been changed.",
 		"A certificate that has expired is one whose row was moved into the past by hand: its leaf has not ended, and openssl is asked about that.",
-		"The behaviour of several replicas is tested by the project's tests and has no receipt here.",
+		"Limits and sending were looked at on several replicas. What else replicas do together is tested by the project's tests and has no receipt here.",
 		"The tool that verifies comes from the code under audit.",
 		"That there is nothing undeclared beside what is declared (loops, tables, actions, secrets in an answer) is checked, and no control shows that check red.",
 	})
