@@ -51,6 +51,9 @@ func TestDecisionsOfReplicasAreTheAlgorithms(t *testing.T) {
 				now bigint := date_part('epoch', clock_timestamp() + coalesce(
 					(select ahead from clocks where 'certctl ' || name = current_setting('application_name')), '0')) * 1000000;
 			begin
+				if sliding then
+					return rate_limit_window(was, asked, cap, per, now);
+				end if;
 				return rate_limit_bucket(was, asked, cap, per, now);
 			end $$`, false},
 	} {
