@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"reflect"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -153,6 +154,15 @@ func (s *Server) operation(r *Route) huma.Operation {
 		op.Security = []map[string][]string{{bearer: {}}}
 	} else {
 		op.Description = "Public: " + r.Public + "."
+	}
+	var limits []string
+	for _, l := range r.Limits() {
+		limits = append(limits, "`"+l.Name+"`")
+	}
+	if len(limits) > 0 {
+		op.Description += " Limits: " + strings.Join(limits, ", ") + "."
+	} else {
+		op.Description += " No limit: " + r.Unlimited + "."
 	}
 	return op
 }
