@@ -21,6 +21,7 @@ import (
 	"certctl/server/config"
 	"certctl/server/connector"
 	"certctl/server/fault"
+	"certctl/server/limit"
 	"certctl/server/metric"
 	"certctl/server/migrate"
 	"certctl/server/outbox"
@@ -58,11 +59,21 @@ func inputs(t *testing.T) evidence.Inputs {
 			},
 			Retentions: []api.DeclaredRetention{{Table: "scans", Setting: "CERTCTL_SCAN_EVERY", Keep: "48h0m0s", Does: "old scans"}},
 			Routes: []api.DeclaredRoute{
-				{Name: "get-scan", Method: "GET", Path: "/api/v1/scans/{id}", Does: "answers with a scan", Permission: "scan.read", In: "scan.One", Out: "scan.Scan"},
-				{Name: "get-life", Method: "GET", Path: "/life", Does: "says that it lives", Public: "it says nothing else", Out: "text/plain"},
-				{Name: "start-scan", Method: "POST", Path: "/api/v1/scans", Does: "starts a scan", Permission: "scan.edit"},
+				{Name: "get-scan", Method: "GET", Path: "/api/v1/scans/{id}", Does: "answers with a scan", Permission: "scan.read", In: "scan.One", Out: "scan.Scan", Limits: []string{"all", "one"}},
+				{Name: "get-life", Method: "GET", Path: "/life", Does: "says that it lives", Public: "it says nothing else", Out: "text/plain", Unlimited: "it costs *nothing*"},
+				{Name: "start-scan", Method: "POST", Path: "/api/v1/scans", Does: "starts a scan", Permission: "scan.edit", Limits: []string{"all"}},
 			},
-			Migrations: []migrate.Migration{{Version: "0001_scans", SHA256: "aa"}, {Version: "0002_more", SHA256: "bb", ReadableFrom: "0001"}},
+			Limits: []api.DeclaredLimit{
+				{Name: "all", Does: "keeps *everybody* out", Key: "address", Algorithm: "bucket", Cap: 100, CapBy: "CERTCTL_SCAN_EVERY", Rate: 0.5, RateBy: "CERTCTL_SCAN_RATE", Failure: "A request is lost."},
+				{Name: "one", Does: "keeps one out", Key: "actor", Algorithm: "window", Cap: 5, CapBy: "CERTCTL_SCAN_EVERY", Window: "1h0m0s", Durable: true, Failure: "It is lost."},
+			},
+			LimitScopes: []*limit.Scope{
+				{Name: "shared", Does: "It is shared.", Factor: "1", Restart: "nothing", Crash: "some", Durable: "none", Bound: "rows"},
+				{Name: "own", Does: "It is not.", Factor: "N", Restart: "all", Crash: "nothing", Durable: "nothing", Bound: "some | keys"},
+			},
+			LimitKeys:       []*limit.Key{{Name: "address", Does: "Set by CERTCTL_SCAN_EVERY."}, {Name: "actor", Does: "Who asks."}},
+			LimitAlgorithms: []*limit.Algorithm{{Name: "bucket", Does: "It fills."}, {Name: "window", Does: "It slides."}},
+			Migrations:      []migrate.Migration{{Version: "0001_scans", SHA256: "aa"}, {Version: "0002_more", SHA256: "bb", ReadableFrom: "0001"}},
 
 			CertStates: []api.DeclaredState{
 				{Name: "asked", Does: "It was *asked* for.", Moves: []string{"good", "gone"}},
