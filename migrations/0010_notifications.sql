@@ -47,6 +47,7 @@ create table notifications (
     days           integer, -- the threshold of an alert
     data           jsonb not null,
     recipients     text[] not null, -- addresses of those whom it concerns
+    delivered      text[] not null default '{}', -- of all addresses, those that have it already
     state          text not null default 'pending',
     attempts       integer not null default 0,
     due_at         timestamptz not null default clock_timestamp(),

@@ -66,23 +66,26 @@ func (a *Alerts) Digest(ctx context.Context, inTx func(context.Context, func(pgx
 
 // Send sends a notification through its channel. What it says is made of what
 // the row tells, so that a repetition says the same.
-func (a *Alerts) Send(ctx context.Context, d *outbox.Delivery) (wait time.Duration, err error) {
+func (a *Alerts) Send(ctx context.Context, d *outbox.Delivery) (reply outbox.Reply, err error) {
 	channel, err := a.Channels.Open(d.ChannelID, d.ChannelType, d.ChannelRevision, d.ChannelSettings)
 	if err != nil {
-		return 0, err
+		return reply, err
 	}
 	w, err := Compose(d.Event, d.Severity, d.At, d.Data)
 	if err != nil {
-		return 0, err
+		return reply, err
 	}
 	err = channel.Send(ctx, notify.Message{
 		Key: d.ID, Event: d.Event, Severity: d.Severity, At: d.At, Subject: w.Subject, Text: w.Text, HTML: w.HTML,
-		Data: d.Data, To: d.Recipients,
+		Data: d.Data, To: d.Recipients, Done: d.Delivered,
 	})
 	if later, ok := errors.AsType[*notify.Later](err); ok {
-		wait = later.After
+		reply.Wait = later.After
 	}
-	return wait, err
+	if partly, ok := errors.AsType[*notify.Partly](err); ok {
+		reply.Done, reply.Partly = partly.Done, true
+	}
+	return reply, err
 }
 
 // Buried writes down which notifications were given up.

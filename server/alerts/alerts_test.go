@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -165,8 +166,8 @@ func TestSend(t *testing.T) {
 		ID: "ntf_1", Event: outbox.CertExpired.Name, Severity: outbox.Critical.Name, At: at, Data: row(-time.Minute, nil), Recipients: []string{"ada@example.com"},
 		ChannelID: "chn_1", ChannelType: "pigeon", ChannelRevision: 1, ChannelSettings: sealed,
 	}
-	if wait, err := a.Send(t.Context(), d); wait != 0 || err != nil {
-		t.Fatal(wait, err)
+	if reply, err := a.Send(t.Context(), d); reply.Wait != 0 || reply.Partly || err != nil {
+		t.Fatal(reply, err)
 	}
 	m := p.sent[0]
 	if m.Key != "ntf_1" || m.Event != "cert.expired" || m.Severity != "critical" || !m.At.Equal(at) || !strings.Contains(m.Subject, "has ended") ||
@@ -180,8 +181,20 @@ func TestSend(t *testing.T) {
 	})
 	t.Run("what a receiver asks for is passed on", func(t *testing.T) {
 		p.err = fmt.Errorf("send: %w", &notify.Later{After: time.Hour, Err: fault.New(fault.Unavailable, "too many")})
-		if wait, err := a.Send(t.Context(), d); wait != time.Hour || fault.Of(err) != fault.Unavailable {
-			t.Errorf("%s, %v", wait, err)
+		if reply, err := a.Send(t.Context(), d); reply.Wait != time.Hour || reply.Partly || fault.Of(err) != fault.Unavailable {
+			t.Errorf("%+v, %v", reply, err)
+		}
+	})
+	t.Run("who has it is passed on, both ways", func(t *testing.T) {
+		p.err = &notify.Partly{Done: []string{"b@example.com"}, Err: fault.New(fault.Unavailable, "some")}
+		again := *d
+		again.Delivered = []string{"a@example.com"}
+		reply, err := a.Send(t.Context(), &again)
+		if !reply.Partly || !slices.Equal(reply.Done, []string{"b@example.com"}) || fault.Of(err) != fault.Unavailable {
+			t.Errorf("%+v, %v", reply, err)
+		}
+		if m := p.sent[len(p.sent)-1]; !slices.Equal(m.Done, again.Delivered) {
+			t.Errorf("sent is %+v", m)
 		}
 	})
 	t.Run("a channel that cannot be opened is told nothing", func(t *testing.T) {

@@ -154,33 +154,36 @@ const (
 			leased_until = clock_timestamp() + @lease::interval
 		from due, channels ch
 		where n.id = due.id and ch.id = n.channel_id
-		returning n.id, n.token, n.attempts as attempt, n.event, n.severity, n.created_at as at, n.data, n.recipients,
+		returning n.id, n.token, n.attempts as attempt, n.event, n.severity, n.created_at as at, n.data, n.recipients, n.delivered,
 			n.channel_id, ch.type as channel_type, ch.revision as channel_revision, ch.settings as channel_settings`
 
 	// held is the condition of a row that this claim still has.
 	held = `id = @id and token = @token and state = 'sending' and leased_until > clock_timestamp()`
 
+	// said is what an attempt leaves beside its state.
+	said = `leased_until = null, error = @error, delivered = delivered || @done::text[]`
+
 	sent = `
-		update notifications set state = 'sent', finished_at = clock_timestamp(), leased_until = null, error = ''
+		update notifications set state = 'sent', finished_at = clock_timestamp(), ` + said + `
 		where ` + held
 
 	// fail waits four times as long after every attempt, up to half a day, spread
 	// by a fifth to either side; and as long as the receiver asks for, up to a day.
 	fail = `
 		update notifications
-		set state = 'failed', leased_until = null, error = @error,
+		set state = 'failed', ` + said + `,
 			due_at = clock_timestamp() + greatest(
 				least(@retry_after::interval * power(4, least(attempts, 10) - 1), interval '12 hours') * (0.8 + 0.4 * random()),
 				least(@wait::interval, interval '1 day'))
 		where ` + held
 
 	die = `
-		update notifications set state = 'dead', finished_at = clock_timestamp(), leased_until = null, error = @error
+		update notifications set state = 'dead', finished_at = clock_timestamp(), ` + said + `
 		where ` + held
 
 	// giveBack does not count the attempt.
 	giveBack = `
-		update notifications set state = 'pending', attempts = attempts - 1, leased_until = null
+		update notifications set state = 'pending', attempts = attempts - 1, ` + said + `
 		where ` + held
 
 	retry = `

@@ -34,7 +34,7 @@ type Settings struct {
 	Secret        string `json:"secret" maxLength:"1024" secret:"true" doc:"that posts are signed under, of at least 16 characters; they are not signed without it"`
 	Authorization string `json:"authorization" maxLength:"8192" secret:"true" doc:"value of the Authorization header, such as Bearer and a token; none is sent without it"`
 	CA            string `json:"ca" maxLength:"65536" doc:"authorities that the receiver's certificate may be from beside the public ones, in PEM"`
-	Timeout       int    `json:"timeout_seconds" default:"10" minimum:"1" maximum:"60" doc:"how long a post may take"`
+	Timeout       int    `json:"timeout_seconds" default:"10" minimum:"1" maximum:"60" doc:"how long a post may take; no longer than three quarters of CERTCTL_NOTIFICATION_LEASE"`
 }
 
 // Channel is a channel that is open.
