@@ -26,6 +26,7 @@ type Delivery struct {
 	Event      string
 	Severity   string
 	At         time.Time // when it happened
+	Now        time.Time // when this attempt was claimed, by the database's clock
 	Data       json.RawMessage
 	Recipients []string
 	Delivered  []string // addresses of those who have it already, as the replies before said
@@ -71,7 +72,7 @@ type Runner struct {
 	Lease       time.Duration // a send may take three quarters of it
 	Attempts    int           // how often one is tried
 	RetryAfter  time.Duration // the first attempt; the wait grows fourfold from then on
-	Types       []string      // of channels
+	Types       []string      // of channels that Send knows; no other is sent through
 	Metrics     *metric.Set
 	Log         *zap.Logger
 
@@ -189,8 +190,13 @@ func (r *Runner) claim(ctx context.Context, most int, busy map[string]int) ([]*D
 	}
 	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.Lease)
 	defer cancel()
+	var known []string
+	for _, e := range Events() {
+		known = append(known, e.Name)
+	}
 	left := hold(r.Lease)
 	rows, _ := r.DB.Query(own, claim, pgx.StrictNamedArgs{
+		"types": r.Types, "events": known,
 		"busy": channels, "sends": sends, "per_channel": r.PerChannel, "limit": most, "replica": r.Replica, "lease": r.Lease,
 	})
 	all, err := pgx.CollectRows(rows, pgx.RowToAddrOfStructByName[Delivery])

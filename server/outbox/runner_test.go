@@ -615,3 +615,20 @@ func TestPartlyDelivered(t *testing.T) {
 		t.Errorf("of those that were given up there are %q", graves)
 	}
 }
+
+// Another build may know what this one does not.
+func TestWhatThisBuildCannotSendIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	db := prepared(t)
+	queue(t, db, "type", "chn_a", 1)
+	queue(t, db, "event", "chn_b", 1)
+	queue(t, db, "known", "chn_b", 1)
+	exec(t, db, `
+		update channels set type = 'of another build' where id = 'chn_a';
+		update notifications set event = 'of another build', due_at = now() - interval '1 hour' where id like 'event%'`)
+	s := &sink{}
+	pass(t, newRunner(db, "one", s))
+	if got := all[string](t, db, `select id || ' ' || state || ' ' || token from notifications order by id`); !slices.Equal(got, []string{"event0001 pending 0", "known0001 sent 1", "type0001 pending 0"}) || len(s.sent) != 1 {
+		t.Errorf("they are %q, sent are %v", got, s.sent)
+	}
+}
