@@ -47,6 +47,7 @@ create table notifications (
     days           integer, -- the threshold of an alert
     data           jsonb not null,
     recipients     text[] not null, -- addresses of those whom it concerns
+    delivered      text[] not null default '{}', -- of all addresses, those that have it already
     state          text not null default 'pending',
     attempts       integer not null default 0,
     due_at         timestamptz not null default clock_timestamp(),
@@ -58,9 +59,9 @@ create table notifications (
     created_at     timestamptz not null default clock_timestamp(),
     constraint notifications_once unique (once),
     constraint notifications_severity_is_declared check (severity_rank(severity) is not null),
-    constraint notifications_state_is_declared check (state in ('pending', 'sending', 'failed', 'sent', 'dead')),
+    constraint notifications_state_is_declared check (state in ('pending', 'sending', 'failed', 'sent', 'dead', 'withdrawn')),
     constraint notifications_lease_while_sending check ((state = 'sending') = (leased_until is not null)),
-    constraint notifications_finished_at_agrees check ((state in ('sent', 'dead')) = (finished_at is not null)),
+    constraint notifications_finished_at_agrees check ((state in ('sent', 'dead', 'withdrawn')) = (finished_at is not null)),
     constraint notifications_attempts_counts_up check (attempts >= 0 and token >= attempts)
 );
 create index notifications_due on notifications (channel_id, due_at, id) where state = 'pending';
@@ -69,6 +70,7 @@ create index notifications_leased on notifications (leased_until) where state = 
 create index notifications_newest on notifications (created_at desc, id desc);
 create index notifications_by_state on notifications (state, created_at desc, id desc);
 create index notifications_by_channel on notifications (channel_id, created_at desc, id desc);
+create index notifications_by_event on notifications (event, created_at desc, id desc);
 create index notifications_by_certificate on notifications (certificate_id, created_at desc, id desc);
 create index notifications_finished on notifications (finished_at) where finished_at is not null;
 -- Which thresholds a version was told of already.
@@ -77,9 +79,9 @@ create index notifications_alerts on notifications (certificate_id, version, cha
 -- The moves that outbox.States declares.
 create function notification_may_move(a text, b text) returns boolean language sql immutable as $$
     select a = b or (a, b) in (
-        ('pending', 'sending'), ('pending', 'dead'),
+        ('pending', 'sending'), ('pending', 'dead'), ('pending', 'withdrawn'),
         ('sending', 'sent'), ('sending', 'failed'), ('sending', 'dead'), ('sending', 'pending'),
-        ('failed', 'pending'), ('failed', 'dead'),
+        ('failed', 'pending'), ('failed', 'dead'), ('failed', 'withdrawn'),
         ('dead', 'pending'))
 $$;
 
@@ -103,8 +105,12 @@ create table digests (
     period_start    timestamptz not null,
     channel_id      text not null,
     notification_id text not null,
+    until           timestamptz not null, -- what has happened before is in it
     constraint digests_once_each primary key (period_start, channel_id)
 );
+
+-- What was revoked since the digest before.
+create index revocations_newest on revocations (revoked_at);
 
 -- Certificates whose end comes near, by the policy that says when to warn.
 create index certificates_to_alert on certificates (policy_id, not_after) where state in ('active', 'expired');

@@ -43,19 +43,24 @@ const Rows = 50
 func (a *Alerts) Digest(ctx context.Context, inTx func(context.Context, func(pgx.Tx) error) error) (int, error) {
 	n := 0
 	err := inTx(ctx, func(tx pgx.Tx) error {
-		p, err := outbox.DigestPeriod(ctx, tx, a.Every)
-		if err != nil || !p.Due {
-			return err
+		n = 0
+		periods, err := outbox.DigestPeriods(ctx, tx, a.Every)
+		for _, p := range periods {
+			d, err := store.ReadDigest(ctx, tx, p.Since, p.Now, Rows)
+			if err != nil {
+				return err
+			}
+			d.First = p.First
+			data, err := json.Marshal(d)
+			if err != nil {
+				return err
+			}
+			queued, err := outbox.TellDigest(ctx, tx, p, data)
+			if err != nil {
+				return err
+			}
+			n += queued
 		}
-		d, err := store.ReadDigest(ctx, tx, p.Since, p.Now, Rows)
-		if err != nil {
-			return err
-		}
-		data, err := json.Marshal(d)
-		if err != nil {
-			return err
-		}
-		n, err = outbox.TellDigest(ctx, tx, p, data)
 		return err
 	})
 	if err == nil && n > 0 {
@@ -65,24 +70,27 @@ func (a *Alerts) Digest(ctx context.Context, inTx func(context.Context, func(pgx
 }
 
 // Send sends a notification through its channel. What it says is made of what
-// the row tells, so that a repetition says the same.
-func (a *Alerts) Send(ctx context.Context, d *outbox.Delivery) (wait time.Duration, err error) {
+// the row tells, so that a repetition says the same but for the time that is left.
+func (a *Alerts) Send(ctx context.Context, d *outbox.Delivery) (reply outbox.Reply, err error) {
 	channel, err := a.Channels.Open(d.ChannelID, d.ChannelType, d.ChannelRevision, d.ChannelSettings)
 	if err != nil {
-		return 0, err
+		return reply, err
 	}
-	w, err := Compose(d.Event, d.Severity, d.At, d.Data)
+	w, err := Compose(d.Event, d.Severity, d.At, d.Now, d.Data)
 	if err != nil {
-		return 0, err
+		return reply, err
 	}
 	err = channel.Send(ctx, notify.Message{
 		Key: d.ID, Event: d.Event, Severity: d.Severity, At: d.At, Subject: w.Subject, Text: w.Text, HTML: w.HTML,
-		Data: d.Data, To: d.Recipients,
+		Data: d.Data, To: d.Recipients, Done: d.Delivered,
 	})
 	if later, ok := errors.AsType[*notify.Later](err); ok {
-		wait = later.After
+		reply.Wait = later.After
 	}
-	return wait, err
+	if partly, ok := errors.AsType[*notify.Partly](err); ok {
+		reply.Done, reply.Partly = partly.Done, true
+	}
+	return reply, err
 }
 
 // Buried writes down which notifications were given up.
@@ -130,9 +138,7 @@ func (a *Alerts) List(ctx context.Context, in *Query) (Page, error) {
 		page.Next = all[in.Limit-1].Cursor()
 	}
 	for _, n := range all {
-		w := worded(n)
-		w.Text = ""
-		page.Items = append(page.Items, w)
+		page.Items = append(page.Items, Notification{n, subject(n), ""})
 	}
 	return page, err
 }
@@ -140,11 +146,27 @@ func (a *Alerts) List(ctx context.Context, in *Query) (Page, error) {
 // worded adds the words to a row. Of an event that another version has written
 // it has none.
 func worded(n outbox.Notification) Notification {
-	w, err := Compose(n.Event, n.Severity, n.CreatedAt, n.Data)
+	w, err := Compose(n.Event, n.Severity, n.CreatedAt, toldAt(n), n.Data)
 	if err != nil {
 		w.Subject = n.Event
 	}
 	return Notification{n, w.Subject, w.Text}
+}
+
+func subject(n outbox.Notification) string {
+	s, err := Subject(n.Event, n.Severity, n.CreatedAt, toldAt(n), n.Data)
+	if err != nil {
+		return n.Event
+	}
+	return s
+}
+
+// toldAt is when a notification was told, or is to be.
+func toldAt(n outbox.Notification) time.Time {
+	if n.FinishedAt != nil {
+		return *n.FinishedAt
+	}
+	return n.DueAt
 }
 
 // One names a notification.

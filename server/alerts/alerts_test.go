@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -129,6 +130,9 @@ func TestDigestIsQueuedOncePerPeriodByThreeReplicas(t *testing.T) {
 	if err := json.Unmarshal(all[0].Data, &d); err != nil {
 		t.Fatal(err)
 	}
+	if !d.First || d.Until.Sub(d.Since) != day {
+		t.Errorf("it covers %s to %s, the first of its channel: %t", d.Since, d.Until, d.First)
+	}
 	if d.States["active"] != 39 || d.States["revoked"] != 1 || d.EndingTotal != 30 || len(d.Ending) != 30 || d.Ending[0].Name != "name 1" || d.Ending[0].Owner != "Ada" || !d.Ending[0].AutoRenew {
 		t.Errorf("it counts %v, and %d that end, from %+v", d.States, d.EndingTotal, d.Ending[0])
 	}
@@ -142,6 +146,15 @@ func TestDigestIsQueuedOncePerPeriodByThreeReplicas(t *testing.T) {
 	exec(t, db, `update notifications set once = once || ' of yesterday'`)
 	if n, err := a.Digest(t.Context(), inTx(db)); n != 2 || err != nil {
 		t.Errorf("in the next period %d are queued (%v)", n, err)
+	}
+	all, err = outbox.List(t.Context(), db, outbox.Filter{Event: outbox.Digest.Name}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	until := d.Until
+	d = store.Digest{}
+	if err := json.Unmarshal(all[0].Data, &d); err != nil || d.First || !d.Since.Equal(until) || d.RevokedTotal+d.FailedTotal+d.DeadTotal != 0 {
+		t.Errorf("the next one begins at %s where the first ended at %s, and has %+v (%v)", d.Since, until, d, err)
 	}
 }
 
@@ -162,26 +175,38 @@ func TestSend(t *testing.T) {
 	p := &pigeon{}
 	a, sealed := loft(t, nil, p)
 	d := &outbox.Delivery{
-		ID: "ntf_1", Event: outbox.CertExpired.Name, Severity: outbox.Critical.Name, At: at, Data: row(-time.Minute, nil), Recipients: []string{"ada@example.com"},
+		ID: "ntf_1", Event: outbox.CertExpired.Name, Severity: outbox.Critical.Name, At: at, Now: at, Data: row(-time.Minute, nil), Recipients: []string{"ada@example.com"},
 		ChannelID: "chn_1", ChannelType: "pigeon", ChannelRevision: 1, ChannelSettings: sealed,
 	}
-	if wait, err := a.Send(t.Context(), d); wait != 0 || err != nil {
-		t.Fatal(wait, err)
+	if reply, err := a.Send(t.Context(), d); reply.Wait != 0 || reply.Partly || err != nil {
+		t.Fatal(reply, err)
 	}
 	m := p.sent[0]
 	if m.Key != "ntf_1" || m.Event != "cert.expired" || m.Severity != "critical" || !m.At.Equal(at) || !strings.Contains(m.Subject, "has ended") ||
 		!strings.Contains(m.Text, "What to do") || !strings.Contains(m.HTML, "<h1") || string(m.Data) != string(d.Data) || len(m.To) != 1 {
 		t.Errorf("sent is %+v", m)
 	}
-	t.Run("a repetition says the same", func(t *testing.T) {
+	t.Run("a repetition at the same time says the same", func(t *testing.T) {
 		if _, err := a.Send(t.Context(), d); err != nil || fmt.Sprint(p.sent[1]) != fmt.Sprint(m) {
 			t.Errorf("sent is %+v (%v)", p.sent[1], err)
 		}
 	})
 	t.Run("what a receiver asks for is passed on", func(t *testing.T) {
 		p.err = fmt.Errorf("send: %w", &notify.Later{After: time.Hour, Err: fault.New(fault.Unavailable, "too many")})
-		if wait, err := a.Send(t.Context(), d); wait != time.Hour || fault.Of(err) != fault.Unavailable {
-			t.Errorf("%s, %v", wait, err)
+		if reply, err := a.Send(t.Context(), d); reply.Wait != time.Hour || reply.Partly || fault.Of(err) != fault.Unavailable {
+			t.Errorf("%+v, %v", reply, err)
+		}
+	})
+	t.Run("who has it is passed on, both ways", func(t *testing.T) {
+		p.err = &notify.Partly{Done: []string{"b@example.com"}, Err: fault.New(fault.Unavailable, "some")}
+		again := *d
+		again.Delivered = []string{"a@example.com"}
+		reply, err := a.Send(t.Context(), &again)
+		if !reply.Partly || !slices.Equal(reply.Done, []string{"b@example.com"}) || fault.Of(err) != fault.Unavailable {
+			t.Errorf("%+v, %v", reply, err)
+		}
+		if m := p.sent[len(p.sent)-1]; !slices.Equal(m.Done, again.Delivered) {
+			t.Errorf("sent is %+v", m)
 		}
 	})
 	t.Run("a channel that cannot be opened is told nothing", func(t *testing.T) {
@@ -254,7 +279,7 @@ func TestExpiringWakesThisReplica(t *testing.T) {
 	if err != nil || len(n) != 1 {
 		t.Fatal(err)
 	}
-	if w, err := alerts.Compose(n[0].Event, n[0].Severity, n[0].CreatedAt, n[0].Data); err != nil || !strings.HasPrefix(w.Subject, "Certificate name 2 ends in 47 hours, on ") {
+	if w, err := alerts.Compose(n[0].Event, n[0].Severity, n[0].CreatedAt, n[0].CreatedAt, n[0].Data); err != nil || !strings.HasPrefix(w.Subject, "Certificate name 2 ends in 47 hours, on ") {
 		t.Errorf("what the database tells is composed as %q (%v)", w.Subject, err)
 	}
 }

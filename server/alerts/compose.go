@@ -39,7 +39,8 @@ type told struct {
 	Held    bool     `json:"held"`
 	Serials []string `json:"serials"`
 
-	at time.Time
+	at  time.Time // when it happened
+	now time.Time
 }
 
 // writers write the letter of an event of a certificate.
@@ -51,30 +52,44 @@ var writers = map[*outbox.Event]func(told, *letter){
 	outbox.CertRevoked:      revoked,
 }
 
-// Compose returns what is said of an event that happened at a time, to whose row
-// data belong.
-func Compose(event, severity string, at time.Time, data json.RawMessage) (Words, error) {
+// Compose returns what is said now of an event that happened at a time, to whose
+// row data belong.
+func Compose(event, severity string, at, now time.Time, data json.RawMessage) (Words, error) {
+	l, err := compose(event, severity, at, now, data)
+	if err != nil {
+		return Words{}, err
+	}
+	return l.words()
+}
+
+// Subject is the subject that Compose gives.
+func Subject(event, severity string, at, now time.Time, data json.RawMessage) (string, error) {
+	l, err := compose(event, severity, at, now, data)
+	if err != nil {
+		return "", err
+	}
+	return l.subject(), nil
+}
+
+func compose(event, severity string, at, now time.Time, data json.RawMessage) (*letter, error) {
 	l := &letter{Severity: severity}
 	if event == outbox.Digest.Name {
-		if err := digest(data, l); err != nil {
-			return Words{}, err
-		}
-		return l.words()
+		return l, digest(data, l)
 	}
 	for e, write := range writers {
 		if e.Name != event {
 			continue
 		}
-		t := told{at: at}
+		t := told{at: at, now: now}
 		if err := json.Unmarshal(data, &t); err != nil {
-			return Words{}, fmt.Errorf("data of the notification: %w", err)
+			return nil, fmt.Errorf("data of the notification: %w", err)
 		}
 		l.Foot = fmt.Sprintf("certctl tells you of this because the renewal policy %s names this channel.", t.Policy)
 		write(t, l)
 		t.facts(l)
-		return l.words()
+		return l, nil
 	}
-	return Words{}, fmt.Errorf("the event %s is not known to this version", event)
+	return nil, fmt.Errorf("the event %s is not known to this version", event)
 }
 
 func (t told) facts(l *letter) {
@@ -97,7 +112,11 @@ func (t told) facts(l *letter) {
 
 func expiring(t told, l *letter) {
 	c := t.Certificate
-	left := span(c.NotAfter.Sub(t.at))
+	if !c.NotAfter.After(t.now) { // it was sent late
+		expired(t, l)
+		return
+	}
+	left := span(c.NotAfter.Sub(t.now))
 	l.Subject = fmt.Sprintf("Certificate %s ends in %s, on %s", c.Name, left, day(c.NotAfter))
 	l.Says = append(l.Says, fmt.Sprintf("The certificate %s ends in %s, on %s, and has not been renewed.", c.Name, left, moment(c.NotAfter)))
 	switch {
@@ -107,7 +126,7 @@ func expiring(t told, l *letter) {
 	case t.LastError != "":
 		l.Says = append(l.Says, "Its last job failed: "+sentence(t.LastError))
 		l.Do = "remove what the job failed of, and renew the certificate before it ends."
-	case c.RenewAt != nil && c.RenewAt.After(t.at):
+	case c.RenewAt != nil && c.RenewAt.After(t.now):
 		l.Says = append(l.Says, fmt.Sprintf("It is to be renewed by itself on %s.", moment(*c.RenewAt)))
 		l.Do = "nothing, unless that fails."
 	default:
@@ -137,7 +156,7 @@ func notRenewed(t told, l *letter) {
 	c := t.Certificate
 	l.Subject = fmt.Sprintf("Certificate %s could not be renewed", c.Name)
 	l.Says = append(l.Says, fmt.Sprintf("The certificate %s could not be renewed, and no attempt is left. The last one failed: %s", c.Name, sentence(t.Error)))
-	if left := c.NotAfter.Sub(t.at); left > 0 {
+	if left := c.NotAfter.Sub(t.now); left > 0 {
 		l.Says = append(l.Says, fmt.Sprintf("It ends in %s, on %s.", span(left), moment(c.NotAfter)))
 	} else {
 		l.Says = append(l.Says, fmt.Sprintf("It ended on %s. Whoever checks it refuses it.", moment(c.NotAfter)))

@@ -89,12 +89,15 @@ func TestLetters(t *testing.T) {
 		"revoked, an earlier version": {outbox.CertRevoked, outbox.Warning, row(12*day, map[string]any{"reason": "superseded", "serials": []string{"5b1b"}})},
 		"held":                        {outbox.CertRevoked, outbox.Warning, row(12*day, map[string]any{"reason": "certificateHold", "held": true, "serials": []string{"5b1c"}})},
 		"digest":                      {outbox.Digest, outbox.Informational, digestRow(67)},
-		"digest of nothing":           {outbox.Digest, outbox.Informational, json.RawMessage(`{"since": "2026-02-28T09:30:00Z", "until": "2026-03-01T09:30:00Z"}`)},
+		"digest of nothing":           {outbox.Digest, outbox.Informational, json.RawMessage(`{"since": "2026-02-28T09:30:00Z", "until": "2026-03-01T09:30:00Z", "first": true}`)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w, err := alerts.Compose(c.event.Name, c.severity.Name, at, c.data)
+			w, err := alerts.Compose(c.event.Name, c.severity.Name, at, at, c.data)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if subject, err := alerts.Subject(c.event.Name, c.severity.Name, at, at, c.data); subject != w.Subject || err != nil {
+				t.Errorf("the subject alone is %q (%v)", subject, err)
 			}
 			if strings.ContainsAny(w.Subject, "\r\n") || len(w.Subject) > 300 {
 				t.Errorf("the subject is %q", w.Subject)
@@ -132,7 +135,7 @@ func golden(t *testing.T, name, got string) {
 
 func TestComposeRefusesWhatItDoesNotKnow(t *testing.T) {
 	for event, data := range map[string]string{"cert.lost": `{}`, outbox.CertExpired.Name: `[]`, outbox.Digest.Name: `7`} {
-		if _, err := alerts.Compose(event, outbox.Warning.Name, at, json.RawMessage(data)); err == nil {
+		if _, err := alerts.Compose(event, outbox.Warning.Name, at, at, json.RawMessage(data)); err == nil {
 			t.Errorf("%s of %s is composed", event, data)
 		}
 	}
@@ -140,7 +143,7 @@ func TestComposeRefusesWhatItDoesNotKnow(t *testing.T) {
 
 func TestEveryEventHasALetter(t *testing.T) {
 	for _, e := range outbox.Events() {
-		if w, err := alerts.Compose(e.Name, outbox.Warning.Name, at, row(day, nil)); err != nil || w.Subject == "" {
+		if w, err := alerts.Compose(e.Name, outbox.Warning.Name, at, at, row(day, nil)); err != nil || w.Subject == "" {
 			t.Errorf("%s: %v", e.Name, err)
 		}
 	}
@@ -149,12 +152,38 @@ func TestEveryEventHasALetter(t *testing.T) {
 // The lists are as long as the digest says, and the rest is counted.
 func TestDigestCountsWhatItDoesNotShow(t *testing.T) {
 	for total, want := range map[int]string{49: "", 50: "", 51: "and 1 more", 67: "and 17 more"} {
-		w, err := alerts.Compose(outbox.Digest.Name, outbox.Informational.Name, at, digestRow(total))
+		w, err := alerts.Compose(outbox.Digest.Name, outbox.Informational.Name, at, at, digestRow(total))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if got := regexp.MustCompile(`and \d+ more`).FindString(w.Text); got != want || strings.Count(w.Text, "host-") != min(total, alerts.Rows) {
 			t.Errorf("of %d it shows %d, %q", total, strings.Count(w.Text, "host-"), got)
 		}
+	}
+}
+
+// What is sent late says how much time there is then.
+func TestTheTimeThatIsLeftIsCountedFromTheSending(t *testing.T) {
+	for late, want := range map[time.Duration]string{
+		0: "Certificate shop <b> ends in 7 days, on ", 2 * day: "Certificate shop <b> ends in 5 days, on ", 8 * day: "Certificate shop <b> has ended, on ",
+	} {
+		w, err := alerts.Compose(outbox.CertExpiring.Name, outbox.Warning.Name, at, at.Add(late), row(7*day, map[string]any{"auto_renew": true}))
+		if err != nil || !strings.HasPrefix(w.Subject, want) || strings.Contains(w.Text, "0 minutes") {
+			t.Errorf("%s late it is %q (%v)", late, w.Subject, err)
+		}
+	}
+	w, err := alerts.Compose(outbox.CertRevoked.Name, outbox.Warning.Name, at, at.Add(day), row(7*day, map[string]any{"reason": "superseded", "serials": []string{"5b1c"}}))
+	if err != nil || !strings.Contains(w.Text, "revoked on 1 March 2026 at 09:30 UTC") {
+		t.Errorf("what happened before it was sent is told as %q (%v)", w.Text, err)
+	}
+}
+
+// A list has many subjects and no letters.
+func TestASubjectCostsLessThanALetter(t *testing.T) {
+	data := digestRow(50)
+	letter := testing.AllocsPerRun(5, func() { _, _ = alerts.Compose(outbox.Digest.Name, "warning", at, at, data) })
+	subject := testing.AllocsPerRun(5, func() { _, _ = alerts.Subject(outbox.Digest.Name, "warning", at, at, data) })
+	if subject > letter/3 {
+		t.Errorf("a subject takes %v allocations and a letter %v", subject, letter)
 	}
 }

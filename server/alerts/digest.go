@@ -18,8 +18,12 @@ func digest(data json.RawMessage, l *letter) error {
 	l.Subject = fmt.Sprintf("Certificates on %s: %s, %s", day(d.Until),
 		count(d.EndingTotal, "ends", "end")+fmt.Sprintf(" within %d days", store.EndingWithin), count(d.FailedTotal, "renewal failed", "renewals failed"))
 	l.Title = "Certificates on " + day(d.Until)
-	l.Says = []string{fmt.Sprintf("What there is of certificates on %s, and what has become of them in the %s since the digest before.",
-		moment(d.Until), span(d.Until.Sub(d.Since)))}
+	since := "since the digest before"
+	if d.First {
+		since = "before that"
+	}
+	l.Says = []string{fmt.Sprintf("What there is of certificates on %s, and what has become of them in the %s %s.",
+		moment(d.Until), span(d.Until.Sub(d.Since)), since)}
 	l.add("renewed", count(d.Renewed, "version", "versions"))
 	l.add("renewals failed", fmt.Sprint(d.FailedTotal))
 	l.add("revoked", count(d.RevokedTotal, "version", "versions"))

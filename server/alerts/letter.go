@@ -59,9 +59,12 @@ func (l *letter) Colour() string {
 	return "#0b5cad"
 }
 
+// subject is one line.
+func (l *letter) subject() string { return strings.Join(strings.Fields(l.Subject), " ") }
+
 // words renders the letter.
 func (l *letter) words() (Words, error) {
-	l.Subject = strings.Join(strings.Fields(l.Subject), " ")
+	l.Subject = l.subject()
 	if l.Title == "" {
 		l.Title = l.Subject
 	}

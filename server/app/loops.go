@@ -74,7 +74,7 @@ var retentions = []schedule.Retained{
 	},
 	{
 		Table: "notifications", Keep: config.NotificationsKeep, Delete: outbox.DeleteFinished,
-		Does: "notifications that were sent or given up, counted from then; a warning is kept as long as its version could be warned of again",
+		Does: "notifications that were sent, given up or withdrawn, counted from then; a warning is kept as long as its version could be warned of again",
 	},
 	{
 		Table: "idempotency_keys", Keep: config.IdempotencyKeep, Delete: store.DeleteIdempotencyKeys,

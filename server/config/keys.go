@@ -150,7 +150,7 @@ var (
 		"Which addresses the server may connect to for its connectors, beside those that are public: private, loopback and link-local ones are refused without it.",
 		"the connections that a connector with such an address makes")
 	NotificationProcessEvery = duration("CERTCTL_NOTIFICATION_PROCESS_EVERY", 5*time.Second, 10*time.Millisecond, time.Hour,
-		"How often a replica looks for notifications that another one queued; those of its own it sends at once.",
+		"How often a replica looks for notifications that another one queued, or that failed renewals and bulk revocations queued; others of its own it sends at once.",
 		"the time between passes in the ledger of passes")
 	NotificationRetryEvery = duration("CERTCTL_NOTIFICATION_RETRY_EVERY", 5*time.Second, 10*time.Millisecond, time.Hour,
 		"How often failed notifications whose time has come are queued again, and others taken from replicas that stopped answering.",
@@ -164,8 +164,8 @@ var (
 	NotificationsPerChannel = integer("CERTCTL_NOTIFICATIONS_PER_CHANNEL", 4, 1, 1000,
 		"How many notifications a replica sends at once through one channel, so that a slow one leaves room for the others.",
 		"the sends through one channel under way on one replica, in the table of notifications")
-	NotificationAttempts = integer("CERTCTL_NOTIFICATION_ATTEMPTS", 6, 1, 100,
-		"How often a notification is tried before it is given up.",
+	NotificationAttempts = integer("CERTCTL_NOTIFICATION_ATTEMPTS", 10, 1, 100,
+		"How often a notification is tried before it is given up: after about two days, with the attempts and the waits that are the default.",
 		"the attempts of a notification that was given up")
 	NotificationRetryAfter = duration("CERTCTL_NOTIFICATION_RETRY_AFTER", 30*time.Second, 10*time.Millisecond, time.Hour,
 		"How long a notification waits after its first attempt has failed. The wait grows fourfold with each attempt, to half a day.",
@@ -184,7 +184,7 @@ var (
 		"How long the answer to a create that named an idempotency key is kept.",
 		"the answer to the same create after a retention pass")
 	NotificationsKeep = duration("CERTCTL_NOTIFICATIONS_KEEP", 30*24*time.Hour, time.Hour, 10*365*24*time.Hour,
-		"How long a notification is kept that was sent or given up.",
+		"How long a notification is kept that was sent, given up or withdrawn.",
 		"the age of the oldest such notification after a retention pass")
 	LoopRunsKeep = duration("CERTCTL_LOOP_RUNS_KEEP", 48*time.Hour, time.Hour, 10*365*24*time.Hour,
 		"How long the ledger of passes remembers a finished pass.",

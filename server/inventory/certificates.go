@@ -21,6 +21,7 @@ import (
 	"certctl/server/cert"
 	"certctl/server/fault"
 	"certctl/server/job"
+	"certctl/server/outbox"
 	"certctl/server/pg"
 	"certctl/server/store"
 	"certctl/server/table"
@@ -337,6 +338,9 @@ func (i *Inventory) ArchiveCertificate(ctx context.Context, in *ByID) (web.Nothi
 			return err
 		}
 		if err := job.CancelFor(ctx, tx, []string{in.ID}, "the certificate was archived"); err != nil {
+			return err
+		}
+		if err := outbox.Withdraw(ctx, tx, []string{in.ID}); err != nil {
 			return err
 		}
 		return audit.Write(ctx, tx, audit.Event{

@@ -510,6 +510,11 @@ func TestArchive(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if _, err := inv.DB.Exec(ctx, `
+		insert into notifications (id, once, event, severity, channel_id, certificate_id, version, days, data, recipients)
+		select 'ntf_' || id, id, 'cert.expiring', 'warning', 'chn_1', id, version, 7, '{}', '{}' from certificates where id in ('crt_1', 'crt_2')`); err != nil {
+		t.Fatal(err)
+	}
 	job("job_1", "crt_1", "running")
 	job("job_2", "crt_2", "pending")
 	job("job_3", "crt_3", "failed")
@@ -552,6 +557,12 @@ func TestArchive(t *testing.T) {
 		}
 		if len(events) != 4 || !maps.Equal(told, map[string]string{"crt_1": "name 1 active", "crt_3": "name 3 expired", "crt_4": "name 4 revoked", "crt_5": "name 5 pending"}) {
 			t.Errorf("it is told as %v", told)
+		}
+	})
+	t.Run("withdraws what would warn of its end", func(t *testing.T) {
+		rows, _ := inv.DB.Query(ctx, `select state from notifications order by id`)
+		if states, err := pgx.CollectRows(rows, pgx.RowTo[string]); err != nil || !slices.Equal(states, []string{"withdrawn", "pending"}) {
+			t.Errorf("they are %q (%v)", states, err)
 		}
 	})
 	t.Run("cancels what would issue or renew it", func(t *testing.T) {

@@ -2,11 +2,10 @@ package inventory
 
 import (
 	"context"
-	"net/mail"
-	"strings"
 
 	"certctl/server/audit"
 	"certctl/server/fault"
+	"certctl/server/notify"
 	"certctl/server/store"
 	"certctl/server/web"
 )
@@ -154,13 +153,12 @@ func orNone(s string) *string {
 	return &s
 }
 
-// checkEmail refuses what is not one bare address in ASCII; none is fine.
+// checkEmail refuses what is not one bare address that a channel can send to; none is fine.
 func checkEmail(s string) error {
 	if s == "" {
 		return nil
 	}
-	a, err := mail.ParseAddress(s)
-	if err != nil || a.Address != s || strings.ContainsFunc(s, func(r rune) bool { return r > '~' }) {
+	if a, ok := notify.Address(s); !ok || a.Address != s {
 		return fault.New(fault.Invalid, "body.email is not an address such as name@example.com, in ASCII")
 	}
 	return nil

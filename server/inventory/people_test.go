@@ -40,6 +40,7 @@ func TestOwner(t *testing.T) {
 		for _, bad := range []string{
 			"ada", "ada@", "@example.com", "Ada <ada@example.com>", "<ada@example.com>", "ada@example.com, bob@example.com",
 			"ada@exämple.com", "ädä@example.com", "ada@example.com\r\nBcc: bob@example.com", " ada@example.com", "ada lovelace@example.com",
+			`"ada"@example.com`, "ada@[192.0.2.1]",
 		} {
 			in := newOwner("Bob")
 			in.Body.Email = bad

@@ -35,6 +35,7 @@ type Message struct {
 	HTML     string          // the same for those who would rather see it; may be empty
 	Data     json.RawMessage // the same for programs: a JSON object
 	To       []string        // mail addresses of those whom it concerns, beside the channel's own
+	Done     []string        // of all these addresses, those that have it already, as Partly named them
 }
 
 // Type is a type of channel.
@@ -65,6 +66,19 @@ func (l *Later) Error() string { return l.Err.Error() }
 
 // Unwrap returns the cause.
 func (l *Later) Unwrap() error { return l.Err }
+
+// Partly is the error of a message that some of several recipients have, and
+// others have not. It is an error like its cause otherwise: one that is final says
+// that the others will not get it, any other that they may, later.
+type Partly struct {
+	Done []string // addresses of those who have it now, and did not before
+	Err  error
+}
+
+func (p *Partly) Error() string { return p.Err.Error() }
+
+// Unwrap returns the cause.
+func (p *Partly) Unwrap() error { return p.Err }
 
 // Check refuses, for good, a message that cannot be told to anybody as it is.
 func (m Message) Check() error {

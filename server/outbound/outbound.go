@@ -123,7 +123,8 @@ var special = []struct {
 	{netip.MustParsePrefix("10.0.0.0/8"), "private"},
 	{netip.MustParsePrefix("100.64.0.0/10"), "shared by a provider"},
 	{netip.MustParsePrefix("127.0.0.0/8"), "loopback"},
-	{netip.MustParsePrefix("169.254.0.0/16"), "link-local"}, // clouds tell secrets there
+	{netip.MustParsePrefix("169.254.0.0/16"), "link-local"},           // clouds tell secrets there
+	{netip.MustParsePrefix("168.63.129.16/32"), "of a cloud's hosts"}, // public by its number; it tells guests secrets
 	{netip.MustParsePrefix("172.16.0.0/12"), "private"},
 	{netip.MustParsePrefix("192.0.0.0/24"), "of protocols"},
 	{netip.MustParsePrefix("192.0.2.0/24"), "for documentation"},

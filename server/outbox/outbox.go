@@ -56,7 +56,26 @@ func Tell(ctx context.Context, q pg.Q, e *Event, all []Occasion) (int, error) {
 	// What a column cannot hold must not keep from telling the rest.
 	clean := strings.ReplaceAll(string(text), `\u0000`, `\ufffd`)
 	tag, err := q.Exec(ctx, tell, pgx.StrictNamedArgs{"event": e.Name, "occasions": clean})
-	return int(tag.RowsAffected()), pg.Fault(err, "notifications")
+	if err != nil {
+		return 0, pg.Fault(err, "notifications")
+	}
+	if e == RenewalSucceeded || e == CertRevoked {
+		var ids []string
+		for _, o := range all {
+			ids = append(ids, o.CertificateID)
+		}
+		err = Withdraw(ctx, q, ids)
+	}
+	return int(tag.RowsAffected()), err
+}
+
+// Withdraw ends, as part of the transaction that q is, what was to warn of the
+// end of certificates' versions if these are not current any more, or are revoked
+// or archived. What is being sent at the time is not called back; it is not sent
+// again.
+func Withdraw(ctx context.Context, q pg.Q, certificateIDs []string) error {
+	_, err := q.Exec(ctx, withdraw, pgx.StrictNamedArgs{"certificates": certificateIDs})
+	return pg.Fault(err, "notifications")
 }
 
 // batch bounds the rows that one statement of a loop writes.
@@ -79,25 +98,25 @@ func TellExpiring(ctx context.Context, q pg.Q) (int, error) {
 
 // A Period is what a digest covers.
 type Period struct {
-	Start time.Time // of the period that the digest is of, by the database's clock
-	Since time.Time // the digest before
-	Now   time.Time
-	Due   bool // a channel lacks it
+	Start    time.Time // of the period that the digest is of, by the database's clock
+	Since    time.Time // until when the channels' digest before covers
+	First    bool      // there is none before, and Since is a period ago
+	Now      time.Time
+	Channels []string // ids of those that lack it
 }
 
-// DigestPeriod returns the period that a digest would be of now, if there is one
-// every so often.
-func DigestPeriod(ctx context.Context, q pg.Q, every time.Duration) (Period, error) {
-	rows, _ := q.Query(ctx, period, pgx.StrictNamedArgs{"every": every})
-	p, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Period])
-	return p, pg.Fault(err, "digests")
+// DigestPeriods returns what digests would cover now, if there is one every so
+// often: one period for the channels that have had the same one last.
+func DigestPeriods(ctx context.Context, q pg.Q, every time.Duration) ([]Period, error) {
+	rows, _ := q.Query(ctx, periods, pgx.StrictNamedArgs{"every": every})
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Period])
+	return all, pg.Fault(err, "digests")
 }
 
-// TellDigest queues a digest for every channel that gets one and has none of the
-// period yet.
+// TellDigest queues a digest for every channel of a period that has none yet.
 func TellDigest(ctx context.Context, q pg.Q, p Period, data json.RawMessage) (int, error) {
 	tag, err := q.Exec(ctx, digest, pgx.StrictNamedArgs{
-		"start": p.Start, "event": Digest.Name, "severity": Informational.Name, "data": string(data),
+		"start": p.Start, "until": p.Now, "channels": p.Channels, "event": Digest.Name, "severity": Informational.Name, "data": string(data),
 	})
 	return int(tag.RowsAffected()), pg.Fault(err, "digests")
 }
@@ -113,13 +132,13 @@ type Notification struct {
 	Version       *int            `json:"version,omitempty" doc:"of the certificate"`
 	Data          json.RawMessage `json:"data" doc:"what there is to tell, for programs"`
 	Recipients    []string        `json:"recipients" nullable:"false" doc:"addresses of those whom it concerns, beside the channel's own"`
-	State         string          `json:"state" doc:"pending, sending, failed (to be tried again), sent or dead (given up)"`
+	State         string          `json:"state" doc:"pending, sending, failed (to be tried again), sent, dead (given up) or withdrawn (no longer so)"`
 	Attempts      int             `json:"attempts" doc:"that were begun"`
 	DueAt         time.Time       `json:"due_at" doc:"when the next attempt is due, or the last one was"`
 	Holder        string          `json:"holder,omitempty" doc:"the replica that claimed it last"`
 	Error         string          `json:"error,omitempty" doc:"of the last attempt that failed"`
 	CreatedAt     time.Time       `json:"created_at"`
-	FinishedAt    *time.Time      `json:"finished_at,omitempty" doc:"when it was sent or given up"`
+	FinishedAt    *time.Time      `json:"finished_at,omitempty" doc:"when it was sent, given up or withdrawn"`
 }
 
 // ByID returns one notification.
@@ -147,7 +166,10 @@ func List(ctx context.Context, q pg.Q, f Filter, limit int) ([]Notification, err
 			return nil, fault.New(fault.Invalid, "query.after is not a page's next; give the next of the page before as it was")
 		}
 	}
-	sql, args := list, pgx.StrictNamedArgs{"event": f.Event, "at": at, "after": id, "limit": limit}
+	sql, args := list, pgx.StrictNamedArgs{"at": at, "after": id, "limit": limit}
+	if f.CertificateID+f.ChannelID+f.State+f.Event != "" {
+		sql, args["event"] = listOfEvent, f.Event
+	}
 	switch {
 	case f.CertificateID != "":
 		sql, args["certificate"], args["channel"], args["state"] = listOfCertificate, f.CertificateID, f.ChannelID, f.State
@@ -223,8 +245,8 @@ func QueueAge(ctx context.Context, q pg.Q) (time.Duration, error) {
 	return age, pg.Fault(err, "notifications")
 }
 
-// DeleteFinished deletes notifications that were sent or given up before keep
-// ago, but for alerts that must not be repeated.
+// DeleteFinished deletes notifications that were sent, given up or withdrawn
+// before keep ago, but for alerts that must not be repeated.
 func DeleteFinished(ctx context.Context, q pg.Q, keep time.Duration, limit int) (int64, error) {
 	tag, err := q.Exec(ctx, deleteFinished, pgx.StrictNamedArgs{"keep": keep, "limit": limit})
 	return tag.RowsAffected(), pg.Fault(err, "notifications")

@@ -401,43 +401,60 @@ func TestDigestIsOneOfEachPeriodAndChannel(t *testing.T) {
 	db := estate(t)
 	exec(t, db, `update channels set digest = true where id in ('chn_a', 'chn_b'); update channels set enabled = false where id = 'chn_b'`)
 	const every = 24 * time.Hour
-	ask := func() outbox.Period {
+	ask := func() []outbox.Period {
 		t.Helper()
-		p, err := outbox.DigestPeriod(t.Context(), db, every)
+		all, err := outbox.DigestPeriods(t.Context(), db, every)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return p
+		return all
 	}
-	tell := func(p outbox.Period) int {
+	tell := func(all []outbox.Period) (n int) {
 		t.Helper()
-		n, err := outbox.TellDigest(t.Context(), db, p, json.RawMessage(`{}`))
-		if err != nil {
-			t.Fatal(err)
+		for _, p := range all {
+			queued, err := outbox.TellDigest(t.Context(), db, p, json.RawMessage(`{}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += queued
 		}
 		return n
 	}
-	p := ask()
-	if !p.Due || p.Start.UTC().Format(time.TimeOnly) != "00:00:00" || p.Start.After(p.Now) || p.Now.Sub(p.Start) >= every || p.Start.Sub(p.Since) != every {
+	first := ask()
+	if len(first) != 1 {
+		t.Fatalf("the periods are %+v", first)
+	}
+	p := first[0]
+	if !slices.Equal(p.Channels, []string{"chn_a"}) || p.Start.UTC().Format(time.TimeOnly) != "00:00:00" || p.Start.After(p.Now) || p.Now.Sub(p.Start) >= every ||
+		!p.First || p.Now.Sub(p.Since) != every {
 		t.Errorf("the period is %+v", p)
 	}
-	if n := tell(p); n != 1 {
+	if n := tell(first); n != 1 {
 		t.Errorf("%d digests were queued", n)
 	}
-	if n := tell(p); n != 0 || ask().Due {
+	if n := tell(first); n != 0 || len(ask()) != 0 {
 		t.Errorf("%d digests were queued again", n)
 	}
 	exec(t, db, `delete from notifications`) // as the retention would
-	if n := tell(p); n != 0 || ask().Due {
+	if n := tell(first); n != 0 || len(ask()) != 0 {
 		t.Errorf("%d digests were queued once their rows had been deleted", n)
 	}
 	exec(t, db, `update channels set enabled = true`)
-	if !ask().Due || tell(p) != 1 {
-		t.Error("a channel that lacks it does not get it")
+	late := ask()
+	if len(late) != 1 || !late[0].First || !slices.Equal(late[0].Channels, []string{"chn_b"}) || tell(late) != 1 {
+		t.Errorf("a channel that lacks it does not get it: %+v", late)
 	}
 	exec(t, db, `update digests set period_start = period_start - interval '3 days'; delete from notifications`)
-	if next := ask(); !next.Due || next.Since.Sub(p.Start) != -3*every || tell(next) != 2 {
-		t.Errorf("after three days without one the period is %+v", next)
+	next := ask()
+	slices.SortFunc(next, func(a, b outbox.Period) int { return strings.Compare(a.Channels[0], b.Channels[0]) })
+	if len(next) != 2 || next[0].First || next[1].First || !next[0].Since.Equal(p.Now) || !next[1].Since.Equal(late[0].Now) {
+		t.Fatalf("after three days without one the periods are %+v", next)
+	}
+	if n := tell(next); n != 2 {
+		t.Errorf("%d digests were queued", n)
+	}
+	if n := len(all[string](t, db, `select channel_id from digests where until = $1`, next[0].Now)); n != 2 {
+		t.Errorf("%d digests cover what there was until then", n)
 	}
 }
 
@@ -447,24 +464,29 @@ func TestListsNeitherLoseNorRepeat(t *testing.T) {
 	queue(t, db, "n", "chn_a", 25)
 	exec(t, db, `update notifications set created_at = now()`)
 	seen := map[string]bool{}
-	f := outbox.Filter{State: "pending"}
-	for {
-		page, err := outbox.List(t.Context(), db, f, 10)
-		if err != nil {
-			t.Fatal(err)
+	for _, f := range []outbox.Filter{{}, {State: "pending"}, {Event: "digest"}} {
+		clear(seen)
+		for {
+			page, err := outbox.List(t.Context(), db, f, 10)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, n := range page {
+				if seen[n.ID] {
+					t.Errorf("%s is listed twice", n.ID)
+				}
+				seen[n.ID] = true
+			}
+			if len(page) < 10 {
+				break
+			}
+			f.After = page[len(page)-1].Cursor()
 		}
-		for _, n := range page {
-			seen[n.ID] = true
+		if len(seen) != 25 {
+			t.Errorf("%d are listed of %+v", len(seen), f)
 		}
-		if len(page) < 10 {
-			break
-		}
-		f.After = page[len(page)-1].Cursor()
 	}
-	if len(seen) != 25 {
-		t.Errorf("%d are listed", len(seen))
-	}
-	for _, f := range []outbox.Filter{{State: "dead"}, {ChannelID: "chn_b"}, {CertificateID: "crt"}, {Event: "x"}, {ChannelID: "chn_a", State: "sent"}} {
+	for _, f := range []outbox.Filter{{State: "dead"}, {ChannelID: "chn_b"}, {CertificateID: "crt"}, {Event: "x"}, {ChannelID: "chn_a", State: "sent"}, {State: "pending", Event: "x"}} {
 		if page, err := outbox.List(t.Context(), db, f, 10); err != nil || len(page) != 0 {
 			t.Errorf("%+v chooses %d (%v)", f, len(page), err)
 		}
@@ -492,5 +514,141 @@ func TestRetentionKeepsWarningsOfTheCurrentVersion(t *testing.T) {
 	n, err := outbox.DeleteFinished(t.Context(), db, 30*24*time.Hour, 10)
 	if left := all[string](t, db, `select id from notifications order by id`); err != nil || n != 2 || !slices.Equal(left, []string{"open", "warning", "young"}) {
 		t.Errorf("%d are deleted, left are %q (%v)", n, left, err)
+	}
+}
+
+// What is looked for has an index that has it in its order.
+func TestListsGoAlongAnIndex(t *testing.T) {
+	t.Parallel()
+	tx := pgtest.Tx(t)
+	exec(t, tx, `set local enable_seqscan = off; set local enable_sort = off; set local enable_bitmapscan = off`)
+	for index, sql := range map[string]string{
+		"notifications_by_event": `select id from notifications where event = 'digest' and (created_at, id) < (now(), 'x') order by created_at desc, id desc limit 9`,
+		"revocations_newest":     `select serial from revocations where revoked_at >= now() - interval '1 day' and revoked_at < now()`,
+	} {
+		plan := strings.Join(all[string](t, tx, `explain `+sql), " ")
+		if !strings.Contains(plan, "using "+index) || strings.Contains(plan, "Filter") {
+			t.Errorf("%s is not of use: %s", index, plan)
+		}
+	}
+}
+
+// A version that is not current any more, or not in use, is not warned of.
+func TestWarningsAreWithdrawn(t *testing.T) {
+	t.Parallel()
+	const overtake = `update certificates set version = 2 where id = 'crt_1'`
+	// warned has a warning of each of two certificates in a state.
+	warned := func(t *testing.T, state string) *pgxpool.Pool {
+		t.Helper()
+		db := estate(t, "crt_1", "crt_2")
+		exec(t, db, `
+			insert into certificate_versions (certificate_id, number, issuer_id, serial, fingerprint, not_before, not_after, key_algorithm, der, chain_id)
+			select id, 2, issuer_id, '77', sha256('2'), now(), now() + interval '90 days', key_algorithm, '\x30', '\x01' from certificates where id = 'crt_1'`)
+		exec(t, db, `
+			insert into notifications (id, once, event, severity, channel_id, certificate_id, version, days, data, recipients, state, leased_until, token)
+			select id, id, 'cert.expiring', 'warning', 'chn_c', id, 1, 7, '{}', '{}', $1, case $1 when 'sending' then now() + interval '1 hour' end, 1 from certificates`, state)
+		return db
+	}
+	states := func(t *testing.T, db *pgxpool.Pool) string {
+		t.Helper()
+		return strings.Join(all[string](t, db, `select state from notifications where days is not null order by certificate_id`), " ")
+	}
+	for _, state := range []string{"pending", "failed"} {
+		for does, change := range map[string]string{
+			"is renewed": overtake, "is revoked": `update certificates set state = 'revoked' where id = 'crt_1'`,
+			"is archived": `update certificates set state = 'archived', archived_at = now() where id = 'crt_1'`,
+		} {
+			t.Run("when it "+does+" and the warning is "+state, func(t *testing.T) {
+				t.Parallel()
+				db := warned(t, state)
+				exec(t, db, change)
+				if err := outbox.Withdraw(t.Context(), db, []string{"crt_1", "crt_2"}); err != nil {
+					t.Fatal(err)
+				}
+				if got := states(t, db); got != "withdrawn "+state {
+					t.Errorf("they are %s", got)
+				}
+			})
+		}
+	}
+	t.Run("not for a hold, which can be released", func(t *testing.T) {
+		t.Parallel()
+		db := warned(t, "pending")
+		exec(t, db, `update certificates set state = 'held'`)
+		if _, err := outbox.Tell(t.Context(), db, outbox.CertRevoked, []outbox.Occasion{{CertificateID: "crt_1", Severity: "warning"}}); err != nil {
+			t.Fatal(err)
+		}
+		if got := states(t, db); got != "pending pending" {
+			t.Errorf("they are %s", got)
+		}
+	})
+	for _, e := range []*outbox.Event{outbox.RenewalSucceeded, outbox.CertRevoked, outbox.RenewalFailed} {
+		t.Run("with what is told of "+e.Name, func(t *testing.T) {
+			t.Parallel()
+			db := warned(t, "pending")
+			exec(t, db, overtake)
+			if _, err := outbox.Tell(t.Context(), db, e, []outbox.Occasion{{CertificateID: "crt_1", Severity: "warning"}}); err != nil {
+				t.Fatal(err)
+			}
+			if got := states(t, db); (got == "withdrawn pending") != (e != outbox.RenewalFailed) {
+				t.Errorf("they are %s", got)
+			}
+		})
+	}
+	t.Run("that was being sent is not sent again", func(t *testing.T) {
+		t.Parallel()
+		db := warned(t, "sending")
+		exec(t, db, overtake)
+		if err := outbox.Withdraw(t.Context(), db, []string{"crt_1"}); err != nil {
+			t.Fatal(err)
+		}
+		if got := states(t, db); got != "sending sending" {
+			t.Errorf("they are %s", got)
+		}
+		exec(t, db, `update notifications set state = 'pending', leased_until = null`)
+		s := &sink{}
+		pass(t, newRunner(db, "one", s))
+		if got := states(t, db); got != "withdrawn sent" || s.sent["crt_1"] != 0 || s.sent["crt_2"] != 1 {
+			t.Errorf("they are %s, sent are %v", got, s.sent)
+		}
+	})
+}
+
+// Between what a statement sees and what it locks, a certificate can change.
+func TestExpiryTellsWhatItHasLocked(t *testing.T) {
+	t.Parallel()
+	db := estate(t, "crt_1")
+	exec(t, db, `
+		insert into certificate_versions (certificate_id, number, issuer_id, serial, fingerprint, not_before, not_after, key_algorithm, der, chain_id)
+		select id, 2, issuer_id, '77', sha256('2'), now(), now() + interval '90 days', key_algorithm, '\x30', '\x01' from certificates;
+		update certificates set not_after = now() + interval '5 days'`)
+	// A statement that ranks severities has seen everything, and waits.
+	exec(t, db, `
+		create or replace function severity_rank(severity text) returns integer language plpgsql as $$
+		begin
+			perform pg_advisory_xact_lock_shared(7);
+			return array_position(array['informational', 'warning', 'critical'], severity);
+		end $$`)
+	conn, err := db.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	exec(t, conn, `select pg_advisory_lock(7)`)
+	over := make(chan error)
+	go func() {
+		_, err := outbox.TellExpiring(t.Context(), db)
+		over <- err
+	}()
+	pgtest.Eventually(t, "it waits", func() bool {
+		return one[int](t, conn, `select count(*) from pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())`) > 0
+	})
+	exec(t, conn, `update certificates set version = 2, serial = '77', fingerprint = sha256('2'), name = 'another'`)
+	exec(t, conn, `select pg_advisory_unlock(7)`)
+	if err := <-over; err != nil {
+		t.Fatal(err)
+	}
+	if got := all[string](t, db, `select concat_ws(' ', once, version, data->'certificate'->>'name', data->'certificate'->>'serial') from notifications`); !slices.Equal(got, []string{"cert.expiring/crt_1/2/7/chn_a 2 another 77"}) {
+		t.Errorf("told are %q", got)
 	}
 }

@@ -26,8 +26,10 @@ type Delivery struct {
 	Event      string
 	Severity   string
 	At         time.Time // when it happened
+	Now        time.Time // when this attempt was claimed, by the database's clock
 	Data       json.RawMessage
 	Recipients []string
+	Delivered  []string // addresses of those who have it already, as the replies before said
 
 	ChannelID       string
 	ChannelType     string
@@ -35,6 +37,13 @@ type Delivery struct {
 	ChannelSettings []byte // sealed
 
 	left func() time.Duration // of the lease
+}
+
+// A Reply is what there is to know of an attempt beside its error.
+type Reply struct {
+	Wait   time.Duration // how long the receiver asks to be left alone after an error that is not final
+	Done   []string      // of several recipients, addresses of those who have it now
+	Partly bool          // the error is of some of several recipients, and all others have it
 }
 
 // Dead is a notification that was given up.
@@ -51,9 +60,8 @@ type Runner struct {
 	Replica string
 
 	// Send sends one. An error whose fault says that the same call cannot succeed
-	// later has it given up; wait is how long the receiver asks to be left alone
-	// after any other.
-	Send func(ctx context.Context, d *Delivery) (wait time.Duration, err error)
+	// later has it given up, unless it is of some recipients only.
+	Send func(ctx context.Context, d *Delivery) (Reply, error)
 
 	// Buried runs in the transaction that has given notifications up.
 	Buried func(ctx context.Context, tx pgx.Tx, dead []Dead) error
@@ -64,7 +72,7 @@ type Runner struct {
 	Lease       time.Duration // a send may take three quarters of it
 	Attempts    int           // how often one is tried
 	RetryAfter  time.Duration // the first attempt; the wait grows fourfold from then on
-	Types       []string      // of channels
+	Types       []string      // of channels that Send knows; no other is sent through
 	Metrics     *metric.Set
 	Log         *zap.Logger
 
@@ -182,8 +190,13 @@ func (r *Runner) claim(ctx context.Context, most int, busy map[string]int) ([]*D
 	}
 	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.Lease)
 	defer cancel()
+	var known []string
+	for _, e := range Events() {
+		known = append(known, e.Name)
+	}
 	left := hold(r.Lease)
 	rows, _ := r.DB.Query(own, claim, pgx.StrictNamedArgs{
+		"types": r.Types, "events": known,
 		"busy": channels, "sends": sends, "per_channel": r.PerChannel, "limit": most, "replica": r.Replica, "lease": r.Lease,
 	})
 	all, err := pgx.CollectRows(rows, pgx.RowToAddrOfStructByName[Delivery])
@@ -205,7 +218,7 @@ var errLate = errors.New("the lease ran out")
 // send sends within three quarters of the lease, so that the result can be
 // written in what is left. It begins nothing that another replica may have taken
 // by now: this one may have been frozen since it claimed.
-func (r *Runner) send(ctx context.Context, d *Delivery) (wait time.Duration, err error) {
+func (r *Runner) send(ctx context.Context, d *Delivery) (reply Reply, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("panic: %v", v)
@@ -214,49 +227,54 @@ func (r *Runner) send(ctx context.Context, d *Delivery) (wait time.Duration, err
 	}()
 	patience := d.left() - r.Lease/4
 	if patience <= 0 {
-		return 0, errLate
+		return reply, errLate
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	begun := time.Now()
 	defer func() { r.Metrics.Observe(metric.NotificationSeconds, time.Since(begun).Seconds(), d.ChannelType) }()
-	wait, err = r.Send(ctx, d)
+	reply, err = r.Send(ctx, d)
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) && fault.Of(err).Retry {
 		err = &fault.Error{Kind: fault.Timeout, Msg: "the receiver did not answer in time", Err: err}
 	}
-	return wait, err
+	return reply, err
 }
 
 // finish sends, and writes down how that ended in a time of its own.
 func (r *Runner) finish(ctx context.Context, d *Delivery) (outcome string) {
-	wait, err := r.send(ctx, d)
+	reply, err := r.send(ctx, d)
 	if errors.Is(err, errLate) {
 		r.Log.Warn("notification lost before it was sent", d.fields()...)
 		return outcomeLost
 	}
 	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	held := pgx.StrictNamedArgs{"id": d.ID, "token": d.Token}
+	args := pgx.StrictNamedArgs{"id": d.ID, "token": d.Token, "done": reply.Done, "error": ""}
+	if err != nil {
+		args["error"] = shown(err)
+	}
 	landed := false
 	var recorded error
 	switch {
+	case err != nil && !fault.Of(err).Retry && reply.Partly:
+		r.Log.Warn("notification refused by some", append(d.fields(), zap.Error(err))...)
+		fallthrough
 	case err == nil:
 		outcome = outcomeSent
-		landed, recorded = r.move(own, r.DB, sent, held)
+		landed, recorded = r.move(own, r.DB, sent, args)
 	case fault.Of(err).Retry && ctx.Err() != nil: // the replica stops
 		outcome = outcomeLater
-		landed, recorded = r.move(own, r.DB, giveBack, held)
+		landed, recorded = r.move(own, r.DB, giveBack, args)
 	case fault.Of(err).Retry && d.Attempt < r.Attempts:
 		outcome = outcomeFailed
 		r.Log.Warn("notification failed", append(d.fields(), zap.Error(err))...)
-		landed, recorded = r.move(own, r.DB, fail, pgx.StrictNamedArgs{
-			"id": d.ID, "token": d.Token, "error": shown(err), "wait": wait, "retry_after": r.RetryAfter,
-		})
+		args["wait"], args["retry_after"] = reply.Wait, r.RetryAfter
+		landed, recorded = r.move(own, r.DB, fail, args)
 	default:
 		outcome = outcomeDead
 		r.Log.Warn("notification given up", append(d.fields(), zap.Error(err))...)
 		recorded = pg.InTx(own, r.DB, func(tx pgx.Tx) (err2 error) {
-			landed, err2 = r.move(own, tx, die, pgx.StrictNamedArgs{"id": d.ID, "token": d.Token, "error": shown(err)})
+			landed, err2 = r.move(own, tx, die, args)
 			if err2 != nil || !landed {
 				return err2
 			}

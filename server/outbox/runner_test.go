@@ -40,7 +40,7 @@ type sink struct {
 	do   func(context.Context, *outbox.Delivery) (time.Duration, error)
 }
 
-func (s *sink) Send(ctx context.Context, d *outbox.Delivery) (time.Duration, error) {
+func (s *sink) Send(ctx context.Context, d *outbox.Delivery) (outbox.Reply, error) {
 	s.mu.Lock()
 	if s.sent == nil {
 		s.sent = map[string]int{}
@@ -48,9 +48,10 @@ func (s *sink) Send(ctx context.Context, d *outbox.Delivery) (time.Duration, err
 	s.sent[d.ID]++
 	s.mu.Unlock()
 	if s.do == nil {
-		return 0, nil
+		return outbox.Reply{}, nil
 	}
-	return s.do(ctx, d)
+	wait, err := s.do(ctx, d)
+	return outbox.Reply{Wait: wait}, err
 }
 
 // first is how often the first one was sent.
@@ -565,7 +566,7 @@ func TestWake(t *testing.T) {
 	<-r.Woken()
 	// A pass that is busy looks at once.
 	queue(t, db, "first", "chn_a", 1)
-	r.Send = func(_ context.Context, d *outbox.Delivery) (time.Duration, error) {
+	r.Send = func(_ context.Context, d *outbox.Delivery) (outbox.Reply, error) {
 		if d.ID == "first0001" {
 			queue(t, db, "second", "chn_b", 1)
 			r.Wake()
@@ -573,7 +574,61 @@ func TestWake(t *testing.T) {
 				return one[int](t, db, `select count(*) from notifications where state = 'sent'`) == 1
 			})
 		}
-		return 0, nil
+		return outbox.Reply{}, nil
 	}
 	pass(t, r)
+}
+
+// Some of several recipients can have it where others have not.
+func TestPartlyDelivered(t *testing.T) {
+	t.Parallel()
+	db := prepared(t)
+	queue(t, db, "n", "chn_a", 1)
+	var had [][]string
+	for _, step := range []struct {
+		reply outbox.Reply
+		err   error
+		want  string // state, error, who has it
+	}{
+		{outbox.Reply{Done: []string{"a@x"}, Partly: true}, fault.New(fault.Unavailable, "b is full"), "failed, b is full, a@x"},
+		{outbox.Reply{}, fault.New(fault.Unavailable, "down"), "failed, down, a@x"},
+		{outbox.Reply{Done: []string{"b@x"}, Partly: true}, fault.New(fault.Conflict, "c is nobody"), "sent, c is nobody, a@x b@x"},
+	} {
+		r := newRunner(db, "one", &sink{})
+		r.Send = func(_ context.Context, d *outbox.Delivery) (outbox.Reply, error) {
+			had = append(had, d.Delivered)
+			return step.reply, step.err
+		}
+		exec(t, db, `update notifications set due_at = now() - interval '1 second'`)
+		if _, err := outbox.Retry(t.Context(), db); err != nil {
+			t.Fatal(err)
+		}
+		pass(t, r)
+		if got := one[string](t, db, `select concat_ws(', ', state, error, array_to_string(delivered, ' ')) from notifications`); got != step.want {
+			t.Errorf("it is %q, want %q", got, step.want)
+		}
+	}
+	if got := fmt.Sprint(had); got != "[[] [a@x] [a@x]]" {
+		t.Errorf("those who had it before each attempt were %s", got)
+	}
+	if graves := all[string](t, db, `select error from graves`); len(graves) != 0 {
+		t.Errorf("of those that were given up there are %q", graves)
+	}
+}
+
+// Another build may know what this one does not.
+func TestWhatThisBuildCannotSendIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	db := prepared(t)
+	queue(t, db, "type", "chn_a", 1)
+	queue(t, db, "event", "chn_b", 1)
+	queue(t, db, "known", "chn_b", 1)
+	exec(t, db, `
+		update channels set type = 'of another build' where id = 'chn_a';
+		update notifications set event = 'of another build', due_at = now() - interval '1 hour' where id like 'event%'`)
+	s := &sink{}
+	pass(t, newRunner(db, "one", s))
+	if got := all[string](t, db, `select id || ' ' || state || ' ' || token from notifications order by id`); !slices.Equal(got, []string{"event0001 pending 0", "known0001 sent 1", "type0001 pending 0"}) || len(s.sent) != 1 {
+		t.Errorf("they are %q, sent are %v", got, s.sent)
+	}
 }

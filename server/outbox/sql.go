@@ -37,12 +37,20 @@ const (
 		join channels ch on ch.id = pc.channel_id and ch.enabled
 		on conflict (once) do nothing`
 
+	// untrue is the condition of an alert n that the certificate c has overtaken.
+	untrue = `n.days is not null and c.id = n.certificate_id and (c.version > n.version or c.state in ('revoked', 'archived'))`
+
+	withdraw = `
+		update notifications n set state = 'withdrawn', finished_at = clock_timestamp()
+		from certificates c
+		where c.id = any(@certificates) and n.state in ('pending', 'failed') and ` + untrue
+
 	// expiring looks for the most urgent threshold that a certificate has come
 	// within: of each policy, a threshold is that from its own number of days to
 	// the next smaller one. What was told of a version before, or of something
 	// more urgent, is not told again; what ended a month ago is no news. A
 	// certificate that somebody is changing is left for the next time: it may be
-	// renewed by then.
+	// renewed by then. What is told of it is as it was when it was locked.
 	expiring = `
 		with clock as materialized (
 			select clock_timestamp() as now
@@ -55,7 +63,8 @@ const (
 			join policy_channels pc on pc.policy_id = a.policy_id and severity_rank(pc.from_severity) <= severity_rank(a.severity)
 			join channels ch on ch.id = pc.channel_id and ch.enabled
 		), near as (
-			select c.id, a.days, a.severity, a.channel_id
+			select c.id, c.name, c.common_name, c.sans, c.environment, c.version, c.serial, c.not_before, c.not_after, c.renew_at,
+				c.owner_id, c.issuer_id, c.policy_id, c.team_id, a.days, a.severity, a.channel_id
 			from clock cross join told a
 			join certificates c on c.policy_id = a.policy_id and c.state in ('active', 'expired')
 				and c.not_after <= clock.now + a.days * interval '1 day'
@@ -69,36 +78,38 @@ const (
 			for no key update of c skip locked
 		)
 		insert into notifications (id, once, event, severity, channel_id, certificate_id, version, days, data, recipients)
-		select ` + newID + `, concat_ws('/', e.event, c.id, c.version, near.days, near.channel_id), e.event, near.severity, near.channel_id,
-			c.id, c.version, near.days,
-			` + facts + ` || jsonb_build_object('days', near.days, 'auto_renew', p.auto_renew, 'last_error', coalesce((
+		select ` + newID + `, concat_ws('/', e.event, c.id, c.version, c.days, c.channel_id), e.event, c.severity, c.channel_id,
+			c.id, c.version, c.days,
+			` + facts + ` || jsonb_build_object('days', c.days, 'auto_renew', p.auto_renew, 'last_error', coalesce((
 				select case when j.state in ('failed', 'dead') then j.error end
 				from jobs j where j.certificate_id = c.id order by j.created_at desc, j.id desc limit 1), '')),
 			` + recipients + `
-		from near
-		cross join lateral (select case near.days when 0 then @expired::text else @expiring end as event) e
-		join certificates c on c.id = near.id` + around + `
+		from near c
+		cross join lateral (select case c.days when 0 then @expired::text else @expiring end as event) e
+		` + around + `
 		on conflict (once) do nothing`
 
-	// period is what a digest would cover now, and whether some channel lacks it.
-	period = `
-		with period as materialized (
-			select date_bin(@every::interval, clock_timestamp(), timestamptz '2000-01-01 00:00:00Z') as start
+	// periods are what digests would cover now, and for which channels: each goes on
+	// where its last one ended.
+	periods = `
+		with clock as materialized (
+			select clock_timestamp() as now
+		), period as materialized (
+			select date_bin(@every::interval, now, timestamptz '2000-01-01 00:00:00Z') as start, now from clock
 		)
-		select start, coalesce((select max(period_start) from digests where period_start < start), start - @every::interval) as since,
-			clock_timestamp() as now,
-			exists (
-				select from channels ch
-				where ch.digest and ch.enabled
-				  and not exists (select from digests d where d.period_start = start and d.channel_id = ch.id)) as due
-		from period`
+		select p.start, p.now, coalesce(d.until, p.now - @every::interval) as since, d.until is null as first, array_agg(ch.id order by ch.id) as channels
+		from period p
+		join channels ch on ch.digest and ch.enabled
+		cross join lateral (select max(until) as until, max(period_start) as newest from digests where channel_id = ch.id) d
+		where d.newest is distinct from p.start
+		group by p.start, p.now, d.until`
 
 	digest = `
 		with old as (
 			delete from digests where period_start < @start::timestamptz - interval '1 year'
 		), new as (
-			insert into digests (period_start, channel_id, notification_id)
-			select @start::timestamptz, ch.id, ` + newID + ` from channels ch where ch.digest and ch.enabled
+			insert into digests (period_start, channel_id, notification_id, until)
+			select @start::timestamptz, ch.id, ` + newID + `, @until::timestamptz from channels ch where ch.id = any(@channels) and ch.digest and ch.enabled
 			on conflict do nothing
 			returning period_start, channel_id, notification_id
 		)
@@ -114,7 +125,8 @@ const (
 	selectNotification = `select` + columns + `from notifications n left join channels ch on ch.id = n.channel_id `
 
 	// A statement for each index that a list can go along.
-	list              = selectNotification + `where (@event = '' or n.event = @event)` + listPage
+	list              = selectNotification + `where true` + listPage
+	listOfEvent       = selectNotification + `where n.event = @event` + listPage
 	listInState       = selectNotification + `where n.state = @state and (@event = '' or n.event = @event)` + listPage
 	listOfChannel     = selectNotification + `where n.channel_id = @channel and (@state = '' or n.state = @state) and (@event = '' or n.event = @event)` + listPage
 	listOfCertificate = selectNotification + `
@@ -136,51 +148,60 @@ const (
 
 	// claim takes what is due, of each channel as many as have a place there. A
 	// claim that asks for more rows than it takes locks them until it ends, which
-	// is at once.
+	// is at once. What this build cannot send is left to those that can. An alert
+	// that was on its way while its certificate was renewed ends here.
 	claim = `
 		with due as (
 			select n.id from channels ch
 			left join unnest(@busy::text[], @sends::integer[]) b (channel_id, sends) on b.channel_id = ch.id
 			cross join lateral (
 				select id, due_at from notifications
-				where channel_id = ch.id and state = 'pending' and due_at <= (select clock_timestamp())
+				where channel_id = ch.id and state = 'pending' and due_at <= (select clock_timestamp()) and event = any(@events)
 				order by due_at, id limit greatest(@per_channel::integer - coalesce(b.sends, 0), 0)
 				for no key update skip locked) n
-			where ch.enabled
+			where ch.enabled and ch.type = any(@types)
 			order by n.due_at, n.id limit @limit
+		), withdrawn as (
+			update notifications n set state = 'withdrawn', finished_at = clock_timestamp()
+			from due, certificates c
+			where n.id = due.id and ` + untrue + `
+			returning n.id
 		)
 		update notifications n
 		set state = 'sending', attempts = n.attempts + 1, token = n.token + 1, holder = @replica,
 			leased_until = clock_timestamp() + @lease::interval
 		from due, channels ch
-		where n.id = due.id and ch.id = n.channel_id
-		returning n.id, n.token, n.attempts as attempt, n.event, n.severity, n.created_at as at, n.data, n.recipients,
+		where n.id = due.id and ch.id = n.channel_id and n.id not in (select id from withdrawn)
+		returning n.id, n.token, n.attempts as attempt, n.event, n.severity, n.created_at as at, n.data, n.recipients, n.delivered, clock_timestamp() as now,
 			n.channel_id, ch.type as channel_type, ch.revision as channel_revision, ch.settings as channel_settings`
 
 	// held is the condition of a row that this claim still has.
 	held = `id = @id and token = @token and state = 'sending' and leased_until > clock_timestamp()`
 
+	// said is what an attempt leaves beside its state.
+	said = `leased_until = null, error = @error, delivered = delivered || @done::text[]`
+
 	sent = `
-		update notifications set state = 'sent', finished_at = clock_timestamp(), leased_until = null, error = ''
+		update notifications set state = 'sent', finished_at = clock_timestamp(), ` + said + `
 		where ` + held
 
 	// fail waits four times as long after every attempt, up to half a day, spread
 	// by a fifth to either side; and as long as the receiver asks for, up to a day.
 	fail = `
 		update notifications
-		set state = 'failed', leased_until = null, error = @error,
+		set state = 'failed', ` + said + `,
 			due_at = clock_timestamp() + greatest(
 				least(@retry_after::interval * power(4, least(attempts, 10) - 1), interval '12 hours') * (0.8 + 0.4 * random()),
 				least(@wait::interval, interval '1 day'))
 		where ` + held
 
 	die = `
-		update notifications set state = 'dead', finished_at = clock_timestamp(), leased_until = null, error = @error
+		update notifications set state = 'dead', finished_at = clock_timestamp(), ` + said + `
 		where ` + held
 
 	// giveBack does not count the attempt.
 	giveBack = `
-		update notifications set state = 'pending', attempts = attempts - 1, leased_until = null
+		update notifications set state = 'pending', attempts = attempts - 1, ` + said + `
 		where ` + held
 
 	retry = `

@@ -69,14 +69,15 @@ func States() []*State { return states.Rows() }
 // The states.
 var (
 	Pending = state("pending", "It waits for a replica to send it, or for its channel to be enabled.",
-		"sending", "dead")
+		"sending", "dead", "withdrawn")
 	Sending = state("sending", "A replica sends it, under a lease. Where the lease runs out, nobody knows whether it arrived, and it is sent again under the same key.",
 		"sent", "failed", "dead", "pending")
 	Failed = state("failed", "Its last attempt failed; it is queued again at its time.",
-		"pending", "dead")
+		"pending", "dead", "withdrawn")
 	Sent    = state("sent", "Its receiver has taken it.")
 	GivenUp = state("dead", "It is not sent any more: its last attempt failed, its receiver refused it for good, or its channel is gone. A caller can queue it again.",
 		"pending")
+	Withdrawn = state("withdrawn", "It warns of the end of a version, and that is no longer so: the certificate was renewed, revoked or archived before it was sent.")
 )
 
 func state(name, does string, moves ...string) *State { return states.Add(&State{name, does, moves}) }

@@ -68,8 +68,8 @@ var (
 		Every:   config.NotificationProcessEvery,
 		Timeout: 30 * time.Minute,
 		HA:      Claimed,
-		Why:     "a notification is claimed by one replica at a time, under a lease and a token that grows with each claim; a replica looks at its clock before each send and begins none after its lease, and whoever lost the lease cannot write the result",
-		Effects: "messages sent, each again under the same key where a replica ended, froze or lost the database before it could write that one had arrived; audit events of those that are given up",
+		Why:     "a notification is claimed by one replica at a time, under a lease and a token that grows with each claim; a replica looks at its clock before each send and begins none after its lease, unless its machine was suspended, which stops that clock; whoever lost the lease cannot write the result",
+		Effects: "messages sent, each again under the same key where a replica ended, froze or lost the database before it could write that one had arrived; warnings withdrawn that are no longer so; audit events of those that are given up",
 	})
 	NotificationRetry = loops.Add(&Loop{
 		Name:    "notification-retry",

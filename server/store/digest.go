@@ -14,6 +14,7 @@ import (
 type Digest struct {
 	Since time.Time `json:"since"`
 	Until time.Time `json:"until"`
+	First bool      `json:"first,omitempty" db:"-"` // there is no digest before
 
 	States       map[string]int64 `json:"states"` // certificates in each state
 	Renewed      int64            `json:"renewed"`

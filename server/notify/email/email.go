@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
-	"unicode"
 
 	"certctl/server/connector"
 	"certctl/server/fault"
@@ -30,7 +29,7 @@ type Settings struct {
 	From     string   `json:"from" maxLength:"320" doc:"address of the sender, behind a name if need be: Certctl <certctl@example.com>"`
 	To       []string `json:"to" doc:"addresses of those who get every mail of the channel, at most 50"`
 	CA       string   `json:"ca" maxLength:"65536" doc:"authorities that the server's certificate may be from beside the public ones, in PEM"`
-	Timeout  int      `json:"timeout_seconds" default:"30" minimum:"1" maximum:"300" doc:"how long a mail may take"`
+	Timeout  int      `json:"timeout_seconds" default:"30" minimum:"1" maximum:"300" doc:"how long a mail may take; no longer than three quarters of CERTCTL_NOTIFICATION_LEASE"`
 }
 
 type security string
@@ -70,11 +69,11 @@ func open(s Settings, env connector.Env) (notify.Channel, error) {
 		problems = append(problems, "body.settings.username and body.settings.password are not both there; give both or none")
 	}
 	var ok bool
-	if c.from, ok = address(s.From); !ok {
+	if c.from, ok = notify.Address(s.From); !ok {
 		problems = append(problems, "body.settings.from is not one address in ASCII; give one such as Certctl <certctl@example.com>")
 	}
 	for i, text := range s.To {
-		to, ok := address(text)
+		to, ok := notify.Address(text)
 		if !ok {
 			problems = append(problems, fmt.Sprintf("body.settings.to[%d] is not one address in ASCII; give one such as team@example.com", i))
 		}
@@ -95,30 +94,4 @@ func open(s Settings, env connector.Env) (notify.Channel, error) {
 	return c, nil
 }
 
-var (
-	host = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
-
-	// What is not ASCII needs a server that takes it, and every other server on
-	// the way. What would have to stand in quotes nobody has.
-	plain = regexp.MustCompile("^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+$")
-)
-
-// address reads one address, perhaps behind a name.
-func address(s string) (*mail.Address, bool) {
-	a, err := mail.ParseAddress(s)
-	if err != nil || !plain.MatchString(a.Address) || a.Name != line(a.Name) {
-		return nil, false
-	}
-	return a, true
-}
-
-// line returns s as one line, without what could end or hide it.
-func line(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, strings.ToValidUTF8(s, " "))
-	return strings.Join(strings.Fields(s), " ")
-}
+var host = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)

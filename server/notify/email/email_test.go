@@ -1,7 +1,9 @@
 package email_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/mail"
@@ -288,7 +290,9 @@ func TestReplies(t *testing.T) {
 		{notifytest.Content, 452, false},
 	} {
 		s.Refuse(x.what, x.code)
-		err := c.Send(t.Context(), notifytest.Message("ntf_1"))
+		m := notifytest.Message("ntf_1")
+		m.To = nil
+		err := c.Send(t.Context(), m)
 		if err == nil || fault.Of(err).Retry == x.final || !strings.Contains(fault.Shown(err), fmt.Sprintf("(%d %d.7.1)", x.code, x.code/100)) {
 			t.Errorf("%s, %d: %v", x.what, x.code, err)
 		}
@@ -326,6 +330,75 @@ func TestOneBadRecipientDoesNotKeepTheOthers(t *testing.T) {
 	err = c.Send(t.Context(), notifytest.Message("ntf_1"))
 	if fault.Of(err) != fault.Unavailable || len(s.Deliveries()) != 1 {
 		t.Errorf("one is not to be reached now: %v", err)
+	}
+}
+
+// Whoever can have it now has it, once; the others are tried again.
+func TestRecipientsAreTriedUntilEachHasIt(t *testing.T) {
+	s := sink(t, notifytest.MailOptions{})
+	c := open(t, s, "to", []string{"Ops@example.com", "second@example.com"})
+	m := notifytest.Message("ntf_1") // and to owner@example.org
+	for _, step := range []struct {
+		refuse map[string]int
+		has    []string // who got it by this attempt
+		kind   *fault.Kind
+		says   string
+	}{
+		{map[string]int{"second@example.com": 450, "owner@example.org": 550}, []string{"Ops@example.com"}, fault.Unavailable, "1 of 3 recipients so far"},
+		{map[string]int{"second@example.com": 450, "owner@example.org": 450}, nil, fault.Unavailable, "1 of 3 recipients so far"},
+		{map[string]int{"second@example.com": 0, "owner@example.org": 550}, []string{"second@example.com"}, fault.Conflict, "2 of 3 recipients, and will not go to the others"},
+		{map[string]int{"owner@example.org": 550}, nil, fault.Conflict, "2 of 3 recipients, and will not go to the others"},
+	} {
+		for who, code := range step.refuse {
+			s.Refuse(who, code)
+		}
+		before := len(s.Deliveries())
+		err := c.Send(t.Context(), m)
+		partly, ok := errors.AsType[*notify.Partly](err)
+		if !ok || fault.Of(err) != step.kind || !strings.Contains(fault.Shown(err), step.says) || !slices.Equal(partly.Done, step.has) {
+			t.Fatalf("%v: it is %v, done %+v", step.refuse, err, partly)
+		}
+		for _, d := range s.Deliveries()[before:] {
+			if !slices.Equal(d.To, step.has) {
+				t.Errorf("%v: it went to %q", step.refuse, d.To)
+			}
+		}
+		m.Done = append(m.Done, partly.Done...)
+	}
+	s.Refuse("owner@example.org", 0)
+	if err := c.Send(t.Context(), m); err != nil {
+		t.Errorf("the last one: %v", err)
+	}
+	m.Done = []string{"ops@EXAMPLE.com", "second@example.com", "owner@example.org"}
+	said := s.Said()
+	if err := c.Send(t.Context(), m); err != nil || s.Said() != said {
+		t.Errorf("when all have it: %v", err)
+	}
+}
+
+// A server that never ends what it says is not listened to for ever.
+func TestRepliesAreBounded(t *testing.T) {
+	dial := func(context.Context, string, string) (net.Conn, error) {
+		client, server := net.Pipe()
+		go func() {
+			defer server.Close()
+			line := []byte("220-" + strings.Repeat("x", 500) + "\r\n")
+			for said := 0; ; {
+				n, err := server.Write(line)
+				said += n
+				if err != nil || said > 8<<20 {
+					return
+				}
+			}
+		}()
+		return client, nil
+	}
+	c, err := email.Type.New(json.RawMessage(`{"host":"mail.example.com","from":"a@example.com","to":["b@example.com"]}`), connector.Env{Dial: dial})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Test(t.Context()); fault.Of(err) != fault.Unavailable || !strings.Contains(fault.Shown(err), "says more than it has to") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -20,25 +20,25 @@ const (
 
 // recipients are those of the channel and of a message, each once, and how many
 // addresses of the message are none.
-func (c *Channel) recipients(more []string) (to []*mail.Address, bad int) {
+func (c *Channel) recipients(more []string) (all []*mail.Address, bad int) {
 	seen := map[string]bool{}
 	add := func(a *mail.Address) {
 		if folded := strings.ToLower(a.Address); !seen[folded] {
 			seen[folded] = true
-			to = append(to, a)
+			all = append(all, a)
 		}
 	}
 	for _, a := range c.to {
 		add(a)
 	}
 	for _, text := range more {
-		if a, ok := address(text); ok {
+		if a, ok := notify.Address(text); ok {
 			add(a)
 		} else {
 			bad++
 		}
 	}
-	return to, bad
+	return all, bad
 }
 
 // mail writes a message as RFC 5322 has it. Its identifier is made of the key,
@@ -47,7 +47,7 @@ func (c *Channel) mail(m notify.Message, to []*mail.Address) ([]byte, error) {
 	g := gomail.NewMsg(gomail.WithNoDefaultUserAgent())
 	g.FromMailAddress(c.from)
 	g.ToMailAddress(to...)
-	g.Subject(line(m.Subject))
+	g.Subject(notify.Line(m.Subject))
 	_, domain, _ := strings.Cut(c.from.Address, "@")
 	g.SetMessageIDWithValue(m.Key + "@" + domain)
 	g.SetDate()

@@ -1,6 +1,7 @@
 package email
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -20,22 +21,29 @@ import (
 	"certctl/server/outbound"
 )
 
-// Send delivers a mail to the recipients of the channel and of the message. If
-// the server refuses some of them for good, the others get it, and the fault
-// says so; if it refuses one for now, nobody gets it yet.
+// Send delivers a mail to the recipients of the channel and of the message, but
+// for those who have it. If the server refuses some of them, the others get it,
+// and notify.Partly says so.
 func (c *Channel) Send(ctx context.Context, m notify.Message) error {
 	if err := m.Check(); err != nil {
 		return err
 	}
-	to, bad := c.recipients(m.To)
-	if len(to) == 0 {
+	all, bad := c.recipients(m.To)
+	if len(all) == 0 {
 		return fault.New(fault.Invalid, "the mail has no recipient with a valid address; give body.settings.to one, or the owner an email address")
 	}
-	raw, err := c.mail(m, to)
+	has := func(a *mail.Address) bool {
+		return slices.ContainsFunc(m.Done, func(done string) bool { return strings.EqualFold(done, a.Address) })
+	}
+	r := &round{all: len(all) + bad, bad: bad, to: slices.DeleteFunc(slices.Clone(all), has)}
+	if len(r.to) == 0 {
+		return r.end()
+	}
+	raw, err := c.mail(m, all)
 	if err != nil {
 		return err
 	}
-	return c.with(ctx, func(ctx context.Context, s *smtp.Client) error { return c.deliver(ctx, s, to, bad, raw) })
+	return c.with(ctx, func(ctx context.Context, s *smtp.Client) error { return c.deliver(ctx, s, r, raw) })
 }
 
 // Test signs in and out again.
@@ -43,43 +51,67 @@ func (c *Channel) Test(ctx context.Context) error {
 	return c.with(ctx, func(ctx context.Context, s *smtp.Client) error { return failed(ctx, "to go on", s.Noop()) })
 }
 
-func (c *Channel) deliver(ctx context.Context, s *smtp.Client, to []*mail.Address, bad int, raw []byte) error {
+// A round is an attempt to have a mail delivered to those who lack it.
+type round struct {
+	all   int // how many recipients there are, with those who have it
+	bad   int // how many of them have no valid address
+	to    []*mail.Address
+	taken []string // addresses that the server took
+	later error    // of one that it refused for now
+	never error    // of one that it refused for good
+}
+
+// deliver offers every recipient to the server, and the mail if it takes any.
+func (c *Channel) deliver(ctx context.Context, s *smtp.Client, r *round, raw []byte) error {
 	if err := failed(ctx, "the sender", s.Mail("<"+c.from.Address+">")); err != nil {
 		return err
 	}
-	taken := 0
-	var refusal error
-	for _, a := range to {
-		err := failed(ctx, "a recipient", s.Rcpt("<"+a.Address+">"))
+	for _, a := range r.to {
+		err := s.Rcpt("<" + a.Address + ">")
+		_, replied := errors.AsType[*textproto.Error](err)
+		refusal := failed(ctx, "a recipient", err)
 		switch {
 		case err == nil:
-			taken++
-		case fault.Of(err).Retry:
-			return err
+			r.taken = append(r.taken, a.Address)
+		case !replied:
+			return refusal
+		case fault.Of(refusal).Retry:
+			r.later = refusal
 		default:
-			refusal = err
+			r.never = refusal
 		}
 	}
-	if taken == 0 {
-		return refusal
-	}
-	w, err := s.Data()
-	if err == nil {
-		if _, err = w.Write(raw); err == nil {
-			err = w.Close()
+	if len(r.taken) > 0 {
+		w, err := s.Data()
+		if err == nil {
+			if _, err = w.Write(raw); err == nil {
+				err = w.Close()
+			}
+		}
+		if err := failed(ctx, "the mail", err); err != nil {
+			return err
 		}
 	}
-	if err := failed(ctx, "the mail", err); err != nil {
-		return err
-	}
-	if all := len(to) + bad; taken < all {
-		why := "their addresses are not valid"
-		if refusal != nil {
-			why = refusal.Error()
+	return r.end()
+}
+
+// end says what has become of a mail.
+func (r *round) end() error {
+	why := cmp.Or(r.later, r.never)
+	switch has := r.all - r.bad - len(r.to) + len(r.taken); {
+	case has == r.all:
+		return nil
+	case has == 0:
+		return why
+	case r.later != nil:
+		return &notify.Partly{Done: r.taken, Err: fault.New(fault.Unavailable, "the mail went to %d of %d recipients so far: %s", has, r.all, fault.Shown(why))}
+	default:
+		says := "their addresses are not valid"
+		if why != nil {
+			says = fault.Shown(why)
 		}
-		return fault.New(fault.Conflict, "the mail went to %d of %d recipients, and will not go to the others: %s", taken, all, why)
+		return &notify.Partly{Done: r.taken, Err: fault.New(fault.Conflict, "the mail went to %d of %d recipients, and will not go to the others: %s", has, r.all, says)}
 	}
-	return nil
 }
 
 // with signs in, calls f with the time that is left, and signs out.
@@ -91,6 +123,7 @@ func (c *Channel) with(ctx context.Context, f func(context.Context, *smtp.Client
 		return failed(ctx, "", err)
 	}
 	defer conn.Close()
+	conn = &bounded{conn, maxReplies}
 	defer context.AfterFunc(ctx, func() { conn.Close() })() // the client knows no context
 	s, err := c.signIn(ctx, conn)
 	if err != nil {
@@ -101,6 +134,26 @@ func (c *Channel) with(ctx context.Context, f func(context.Context, *smtp.Client
 	}
 	_ = s.Quit() // it is done, whatever the server has to say to that
 	return nil
+}
+
+// maxReplies bounds what a mail server may say in all, TLS included.
+const maxReplies = 1 << 20
+
+// bounded is a connection that so many bytes more are read from.
+type bounded struct {
+	net.Conn
+	left int
+}
+
+var errTooMuch = fault.New(fault.Unavailable, "the mail server says more than it has to, and is not listened to any longer")
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errTooMuch
+	}
+	n, err := b.Conn.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	return n, err
 }
 
 func (c *Channel) signIn(ctx context.Context, conn net.Conn) (*smtp.Client, error) {

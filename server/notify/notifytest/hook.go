@@ -59,7 +59,7 @@ func (s *HookSink) Settings() json.RawMessage {
 
 // Secrets are what no error may hold.
 func (s *HookSink) Secrets() []string {
-	return []string{s.Secret, s.Authorization, "token-of-the-hook-sink"}
+	return []string{s.Secret, s.Authorization, "token-of-the-hook-sink", s.URL}
 }
 
 // Answer has every post be answered with a status and headers; none is taken. A
@@ -112,7 +112,7 @@ func (s *HookSink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.DisallowUnknownFields()
 		err = d.Decode(&post)
 	}
-	if err != nil || r.Method != http.MethodPost || r.Header.Get("Authorization") != s.Authorization || r.Header.Get("Idempotency-Key") != post.ID {
+	if err != nil || r.Method != http.MethodPost || r.Header.Get("Authorization") != s.Authorization || r.Header.Get("Idempotency-Key") != `"`+post.ID+`"` {
 		s.mu.Lock()
 		s.refused++
 		s.mu.Unlock()

@@ -30,11 +30,11 @@ var Type = notify.Declare("webhook", "Posts JSON to a URL, signed under a secret
 // Settings are the settings of a channel. There is no way to post without TLS: a
 // receiver inside needs no more than a certificate of an authority of its own.
 type Settings struct {
-	URL           string `json:"url" maxLength:"2048" doc:"where to post to: an https:// URL; redirects are not followed"`
+	URL           string `json:"url" maxLength:"2048" secret:"true" doc:"where to post to: an https:// URL; many services let in whoever knows it; redirects are not followed"`
 	Secret        string `json:"secret" maxLength:"1024" secret:"true" doc:"that posts are signed under, of at least 16 characters; they are not signed without it"`
 	Authorization string `json:"authorization" maxLength:"8192" secret:"true" doc:"value of the Authorization header, such as Bearer and a token; none is sent without it"`
 	CA            string `json:"ca" maxLength:"65536" doc:"authorities that the receiver's certificate may be from beside the public ones, in PEM"`
-	Timeout       int    `json:"timeout_seconds" default:"10" minimum:"1" maximum:"60" doc:"how long a post may take"`
+	Timeout       int    `json:"timeout_seconds" default:"10" minimum:"1" maximum:"60" doc:"how long a post may take; no longer than three quarters of CERTCTL_NOTIFICATION_LEASE"`
 }
 
 // Channel is a channel that is open.
@@ -114,7 +114,7 @@ func (c *Channel) Send(ctx context.Context, m notify.Message) error {
 	for name, value := range map[string]string{
 		"Content-Type":    "application/json",
 		"User-Agent":      "certctl",
-		"Idempotency-Key": m.Key,
+		"Idempotency-Key": `"` + m.Key + `"`, // a string of RFC 9651, which has nothing to escape
 		HeaderTimestamp:   strconv.FormatInt(now.Unix(), 10),
 		HeaderSignature:   "",
 		"Authorization":   c.s.Authorization,
@@ -146,6 +146,8 @@ func answered(status int, h http.Header, now time.Time) error {
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
 		return fault.New(fault.Conflict, "the receiver does not let the channel in (%s); change body.settings.secret or body.settings.authorization", says)
 	case status == http.StatusRequestTimeout, status == http.StatusTooEarly, status == http.StatusTooManyRequests, status >= 500,
+		// Nobody is there while a receiver is put in place anew.
+		status == http.StatusNotFound,
 		// A receiver may say so of a key whose first request it has not finished.
 		status == http.StatusConflict:
 		err := fault.New(fault.Unavailable, "the receiver cannot take it now (%s)", says)

@@ -119,7 +119,7 @@ func TestPost(t *testing.T) {
 	if string(body) != want || r.Method != http.MethodPost || r.RequestURI != "/a?b=c" {
 		t.Errorf("got %s %s %s", r.Method, r.RequestURI, body)
 	}
-	for name, want := range map[string]string{"Content-Type": "application/json", "User-Agent": "certctl", "Idempotency-Key": "ntf_1", "Authorization": ""} {
+	for name, want := range map[string]string{"Content-Type": "application/json", "User-Agent": "certctl", "Idempotency-Key": `"ntf_1"`, "Authorization": ""} {
 		if got := r.Header.Get(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
@@ -168,8 +168,8 @@ func TestAnswers(t *testing.T) {
 	}
 	for status, final := range map[int]bool{
 		300: true, 301: true, 302: true, 303: true, 304: true, 307: true, 308: true,
-		400: true, 401: true, 403: true, 404: true, 405: true, 410: true, 413: true, 415: true, 422: true, 451: true,
-		408: false, 409: false, 425: false, 429: false, 500: false, 502: false, 503: false, 504: false, 599: false,
+		400: true, 401: true, 403: true, 405: true, 410: true, 413: true, 415: true, 422: true, 451: true,
+		404: false, 408: false, 409: false, 425: false, 429: false, 500: false, 502: false, 503: false, 504: false, 599: false,
 	} {
 		err := send(status, map[string]string{"Location": s.URL, canary: canary})
 		if err == nil || fault.Of(err).Retry == final || !strings.Contains(fault.Shown(err), strconv.Itoa(status)) || strings.Contains(err.Error(), canary) {
@@ -349,6 +349,24 @@ func TestVerify(t *testing.T) {
 		other, body := change(changed)
 		if webhook.Verify(other, changed, body, now) == nil {
 			t.Errorf("%s: it is taken", name)
+		}
+	}
+}
+
+// The URL of a service is often all that it asks for.
+func TestURLIsWithheld(t *testing.T) {
+	settings := json.RawMessage(`{"url":"https://hooks.example.com/services/c4n4ry"}`)
+	if shown := string(webhook.Type.Redact(settings)); strings.Contains(shown, "hooks") || strings.Contains(shown, canary) {
+		t.Errorf("shown is %s", shown)
+	}
+	refuses := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no") }
+	c, err := webhook.Type.New(settings, connector.Env{Dial: refuses})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, err := range map[string]error{"Send": c.Send(t.Context(), notifytest.Message("ntf_1")), "Test": c.Test(t.Context())} {
+		if err == nil || strings.Contains(fmt.Sprintf("%v %+v", err, err), canary) {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 }
