@@ -242,8 +242,10 @@ func (t *trial) subject() subject {
 // start starts replicas that have one limit, and hardly another.
 func (t *trial) start(ctx context.Context, n int, scope *limit.Scope, l *limit.Limit, most int, rate string) error {
 	settings := map[string]string{config.RateLimitScope.Name: scope.Name, l.Cap.Name: strconv.Itoa(most)}
-	if l.Rate != nil {
-		settings[l.Rate.Name] = rate
+	for _, other := range limit.All() { // whose cap is far off
+		if other.Rate != nil {
+			settings[other.Rate.Name] = rate
+		}
 	}
 	for name, value := range t.with {
 		settings[name] = value

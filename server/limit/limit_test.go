@@ -418,7 +418,7 @@ func TestPanicOfADecisionIsAnErrorForThoseWhoWait(t *testing.T) {
 		}
 		close(first)
 		<-release
-		return 0, nil
+		return 0, context.Cause(t.Context())
 	}
 	wg.Go(func() { _, _, _ = m.Do(t.Context(), "k", do) })
 	<-first
