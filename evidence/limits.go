@@ -79,8 +79,12 @@ func limitReceiptsBlock(p *page, in Inputs) (string, error) {
 }
 
 func limitScopesBlock(p *page, in Inputs) (string, error) {
-	p.paragraph("Set by " + code(config.RateLimitScope.Name) + ", for all limits together; " + code(config.RateLimitScope.Default()) +
-		" unless it is set. What is in force on a server, " + code("GET "+api.Introspect.Path) + " says.")
+	for _, s := range in.Declared.Settings {
+		if s.Name == config.RateLimitScope.Name {
+			p.paragraph("Set by " + code(s.Name) + ", for all limits together; " + code(s.Default) + " unless it is set. What is in force on a " +
+				"server, its introspection says.")
+		}
+	}
 	var rows [][]string
 	for _, s := range in.Declared.LimitScopes {
 		factor := "the cap"
