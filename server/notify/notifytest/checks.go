@@ -31,13 +31,15 @@ type Place struct {
 // contract. It closes the sinks.
 func Run(t *testing.T, open func(t *testing.T) Place) {
 	t.Helper()
+	can := open(t)
+	defer can.Sink.Close()
 	for _, c := range Checks {
+		if c.Needs != nil && !c.Needs(can) {
+			continue
+		}
 		t.Run(c.Name, func(t *testing.T) {
 			p := open(t)
 			defer p.Sink.Close()
-			if c.Needs != nil && !c.Needs(p) {
-				t.SkipNow()
-			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			if err := c.Of(ctx, p); err != nil {
