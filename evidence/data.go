@@ -92,12 +92,14 @@ func Receipts(packet fs.FS) ([]Receipt, error) {
 		if err != nil {
 			return nil, err
 		}
-		receipts = append(receipts, s.receipt(declared, o))
+		receipts = append(receipts, s.Receipt(declared, o))
 	}
 	return receipts, nil
 }
 
-func (s *Statement) receipt(d api.Declared, o Observation) Receipt {
+// Receipt judges one observation of the claim, under the declarations of the build
+// that was looked at.
+func (s *Statement) Receipt(d api.Declared, o Observation) Receipt {
 	r := Receipt{Claim: s.Claim, SeenAt: o.SeenAt, Data: DataFile(s.ID)}
 	switch {
 	case o.Skipped != "":

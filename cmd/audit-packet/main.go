@@ -66,6 +66,7 @@ drifted, and with 2 if that could not be determined or the call was wrong.`,
 		checkCommand(f),
 		verifyCommand(),
 		buildCommand(),
+		replayCommand(),
 	)
 	root.SetArgs(args)
 	root.SetOut(stdout)
