@@ -195,3 +195,79 @@ func ReadHistory(packet fs.FS) (History, error) {
 	}
 	return h, err
 }
+
+// findingPage is the closure record of a finding.
+func findingPage(a Answer, h History) []byte {
+	p := &page{}
+	p.title(a.ID + ": " + text(a.Question))
+	state := "**" + string(a.State) + "**"
+	if a.Why != "" {
+		state += " (" + text(a.Why) + ")"
+	}
+	p.list([]string{"state: " + state, "severity: " + a.Severity})
+	p.heading("Before and after")
+	p.list([]string{"What the audit found: " + text(a.Before), "What is so now: " + text(a.After)})
+	if len(a.Receipts) > 0 {
+		p.heading("Receipts")
+		var rows [][]string
+		var symbols []string
+		for _, r := range a.Receipts {
+			rows = append(rows, []string{
+				link(text(r.Claim.Says), "../"+r.File()), string(r.Verdict), fmt.Sprintf("%d of %d", red(r.Controls), len(r.Controls)),
+				code("bin/audit-packet replay " + r.Claim.ID),
+			})
+			symbols = append(symbols, r.Claim.Symbols...)
+		}
+		p.grid([]string{"claim", "verdict", "controls red", "look again"}, rows)
+		slices.Sort(symbols)
+		p.paragraph("Code: " + codes(slices.Compact(symbols), none) + ".")
+	}
+	if len(a.Rows) > 0 {
+		p.heading("What was asked about")
+		var rows [][]string
+		for _, r := range a.Rows {
+			state := "built"
+			if !r.Built {
+				state = "skipped: not built"
+			}
+			rows = append(rows, []string{text(r.Name), state})
+		}
+		p.grid([]string{"in the first round", "here"}, rows)
+	}
+	p.heading("History")
+	var rows [][]string
+	for _, t := range h {
+		if t.Finding == a.ID {
+			rows = append(rows, []string{t.At.UTC().Format(time.RFC3339), string(t.State), text(t.Why), code(t.Commit)})
+		}
+	}
+	p.grid([]string{"at", "state", "why", "commit"}, rows)
+	if a.State == FindingClosed {
+		p.printf("```\nAudit-Closes: %s\n```\n", a.ID)
+	}
+	return []byte(strings.TrimRight(p.String(), "\n") + "\n")
+}
+
+// red counts the controls that turned red for their reason.
+func red(controls []Control) (n int) {
+	for _, c := range controls {
+		if c.Holds() {
+			n++
+		}
+	}
+	return n
+}
+
+// File is where the packet has the closure record of a finding.
+func (f *Finding) File() string { return "findings/" + slug(f.ID) + ".md" }
+
+// findings are the findings on the first page.
+func (p *page) findings(answers []Answer) {
+	p.heading("Findings")
+	p.paragraph("What the first audit asked. A state is computed from the receipts; a finding whose receipt turns false is falsified by itself.")
+	var rows [][]string
+	for _, a := range answers {
+		rows = append(rows, []string{link(a.ID, a.File()), a.Severity, text(a.Question), string(a.State), text(a.Why)})
+	}
+	p.grid([]string{"finding", "severity", "question", "state", "why"}, rows)
+}

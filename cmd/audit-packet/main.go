@@ -67,6 +67,7 @@ drifted, and with 2 if that could not be determined or the call was wrong.`,
 		verifyCommand(),
 		buildCommand(),
 		replayCommand(),
+		findingsCommand(),
 	)
 	root.SetArgs(args)
 	root.SetOut(stdout)
