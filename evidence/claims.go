@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -41,6 +42,10 @@ var (
 	CatalogMatches = statement("migrate/catalog",
 		"The live tables, functions and rules are what the migrations make of an empty database: nobody altered them by hand.",
 		judgeCatalog, "migrate.Up", "migrations.Files")
+	MigrationsRace = statement("migrate/concurrent",
+		"Eight processes that migrate an empty database at once all end without error and apply each migration once, "+
+			"and so do those that go on where others were killed in the middle.",
+		judgeMigrations, "migrate.Up", "migrate.Check", "migrations.Files")
 	LoopsPass = statement("schedule/passes",
 		"The newest pass of every declared loop ended without error and is not overdue, and no other loop runs.",
 		judgePasses, "schedule.Runner", "schedule.All", "app.App.Loops")
@@ -117,6 +122,56 @@ func judgeLedger(d api.Declared, seen json.RawMessage) ([]Check, error) {
 
 // OtherRows is the check that the ledger holds nothing undeclared.
 const OtherRows = "rows without a file"
+
+// MigrationsSeen are databases that several processes migrated.
+type MigrationsSeen struct {
+	Processes int          `json:"processes"`
+	PIDs      []int        `json:"pids"`
+	Ended     int          `json:"ended"` // without error
+	Errors    []string     `json:"errors"`
+	Together  MigratedSeen `json:"together"`
+	Kills     int          `json:"kills"` // of processes that were migrating
+	Killed    MigratedSeen `json:"killed"`
+}
+
+// MigratedSeen is what the ledger and the catalog of a database have.
+type MigratedSeen struct {
+	Rows    []migrate.Row `json:"rows"`
+	Catalog string        `json:"catalog"` // hash of all of it
+	Fresh   string        `json:"fresh"`   // of one that one process migrated
+}
+
+// The checks of migrations at once.
+const (
+	EndedWell  = "processes that ended without error"
+	KilledSome = "processes that were killed while they held the lock, at least three"
+)
+
+func judgeMigrations(d api.Declared, seen json.RawMessage) ([]Check, error) {
+	return decide(seen, func(s MigrationsSeen) []Check {
+		applied := func(rows []migrate.Row) int {
+			n := 0
+			for _, m := range d.Migrations {
+				if slices.ContainsFunc(rows, func(r migrate.Row) bool { return r.Version == m.Version && r.SHA256 == m.SHA256 }) {
+					n++
+				}
+			}
+			return n
+		}
+		all := strconv.Itoa(len(d.Migrations))
+		return []Check{
+			{"processes", "8", strconv.Itoa(len(slices.Compact(slices.Sorted(slices.Values(s.PIDs)))))},
+			{EndedWell, strconv.Itoa(s.Processes), strconv.Itoa(s.Ended)},
+			{"migrations in the ledger of the eight", all, strconv.Itoa(applied(s.Together.Rows))},
+			{"rows of that ledger", all, strconv.Itoa(len(s.Together.Rows))},
+			{"catalog that the eight made", s.Together.Fresh, s.Together.Catalog},
+			{KilledSome, "yes", yes(s.Kills >= 3)},
+			{"migrations in the ledger after the kills", all, strconv.Itoa(applied(s.Killed.Rows))},
+			{"rows of that ledger", all, strconv.Itoa(len(s.Killed.Rows))},
+			{"catalog after the kills", s.Killed.Fresh, s.Killed.Catalog},
+		}
+	})
+}
 
 // CatalogSeen is the catalog of an empty database after the migrations, and
 // that of the database that a server works on.

@@ -92,12 +92,14 @@ func Receipts(packet fs.FS) ([]Receipt, error) {
 		if err != nil {
 			return nil, err
 		}
-		receipts = append(receipts, s.receipt(declared, o))
+		receipts = append(receipts, s.Receipt(declared, o))
 	}
 	return receipts, nil
 }
 
-func (s *Statement) receipt(d api.Declared, o Observation) Receipt {
+// Receipt judges one observation of the claim, under the declarations of the build
+// that was looked at.
+func (s *Statement) Receipt(d api.Declared, o Observation) Receipt {
 	r := Receipt{Claim: s.Claim, SeenAt: o.SeenAt, Data: DataFile(s.ID)}
 	switch {
 	case o.Skipped != "":
@@ -169,11 +171,16 @@ type Summary struct {
 	Probes      int             `json:"probes"`
 	Controls    int             `json:"controls"`
 	ControlsRed int             `json:"controls_red"`
+
+	Findings map[string]FindingState `json:"findings"`
 }
 
-// Summarise counts receipts.
-func Summarise(a About, receipts []Receipt) Summary {
-	s := Summary{About: a, Claims: map[Verdict]int{}}
+// Summarise counts receipts, and says what has become of findings.
+func Summarise(a About, receipts []Receipt, answers []Answer) Summary {
+	s := Summary{About: a, Claims: map[Verdict]int{}, Findings: map[string]FindingState{}}
+	for _, f := range answers {
+		s.Findings[f.ID] = f.State
+	}
 	for _, r := range receipts {
 		s.Claims[r.Verdict]++
 		if len(r.Checks) > 0 {
@@ -204,11 +211,22 @@ func RenderPacket(packet fs.FS) (map[string][]byte, error) {
 	for _, r := range receipts {
 		files[r.File()] = receiptPage(r)
 	}
-	summary := Summarise(about, receipts)
+	answers, err := Answers(packet, receipts)
+	if err != nil {
+		return nil, err
+	}
+	history, err := ReadHistory(packet)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range answers {
+		files[a.File()] = findingPage(a, history)
+	}
+	summary := Summarise(about, receipts, answers)
 	if files[SummaryFile], err = Encode(summary); err != nil {
 		return nil, err
 	}
-	files[CoverFile] = coverPage(summary, receipts)
+	files[CoverFile] = coverPage(summary, receipts, answers)
 	return files, nil
 }
 
@@ -259,7 +277,7 @@ func receiptPage(r Receipt) []byte {
 	return []byte(strings.TrimRight(p.String(), "\n") + "\n")
 }
 
-func coverPage(s Summary, receipts []Receipt) []byte {
+func coverPage(s Summary, receipts []Receipt, answers []Answer) []byte {
 	p := &page{}
 	p.title("Audit packet")
 	p.paragraph("Sentences about certctl that could be false, and what was seen when it ran. Each leads to a receipt: what was declared " +
@@ -267,6 +285,7 @@ func coverPage(s Summary, receipts []Receipt) []byte {
 	p.paragraph("Check that no file was changed, and that the observations give these verdicts, without any network. The tool is built from the " +
 		"code that the packet is about, with `make build`:")
 	p.printf("```sh\nbin/audit-packet verify audit-packet\n```\n\n")
+	p.findings(answers)
 	p.heading("Claims")
 	var rows [][]string
 	for _, r := range receipts {

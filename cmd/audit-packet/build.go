@@ -152,8 +152,7 @@ func buildPacket(ctx context.Context, t target, dir string, say func(string)) (s
 		DurationSeconds: time.Since(begin).Round(time.Millisecond).Seconds(),
 		Platform:        runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), Database: introspection.Replica.Database,
 	}
-	receipts, err = store(dir, about, introspection.Declared, seen)
-	return evidence.Summarise(about, receipts), receipts, err
+	return store(dir, about, introspection.Declared, seen)
 }
 
 // failedSuffix marks a packet in which a claim does not hold.
@@ -209,14 +208,14 @@ func built(ctx context.Context, binary string) (b api.Build, err error) {
 
 // store writes the packet beside dir and puts it in its place when it is
 // complete.
-func store(dir string, about evidence.About, declared api.Declared, seen []evidence.Observation) ([]evidence.Receipt, error) {
+func store(dir string, about evidence.About, declared api.Declared, seen []evidence.Observation) (s evidence.Summary, receipts []evidence.Receipt, err error) {
 	parent := filepath.Dir(filepath.Clean(dir))
 	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return nil, err
+		return s, nil, err
 	}
 	fresh, err := os.MkdirTemp(parent, ".packet-")
 	if err != nil {
-		return nil, err
+		return s, nil, err
 	}
 	defer os.RemoveAll(fresh)
 	data := map[string]any{evidence.AboutFile: about, evidence.DeclaredFile: declared}
@@ -226,35 +225,51 @@ func store(dir string, about evidence.About, declared api.Declared, seen []evide
 	for name, v := range data {
 		text, err := evidence.Encode(v)
 		if err != nil {
-			return nil, err
+			return s, nil, err
 		}
 		if err := put(fresh, name, text); err != nil {
-			return nil, err
+			return s, nil, err
 		}
+	}
+	if receipts, err = evidence.Receipts(os.DirFS(fresh)); err != nil {
+		return s, nil, err
+	}
+	// What earlier packets said of findings goes on.
+	history, err := evidence.ReadHistory(os.DirFS(dir))
+	if err != nil {
+		return s, nil, err
+	}
+	text, err := evidence.Encode(history.Note(about, declared, receipts))
+	if err != nil {
+		return s, nil, err
+	}
+	if err := put(fresh, evidence.FindingsFile, text); err != nil {
+		return s, nil, err
 	}
 	rendered, err := evidence.RenderPacket(os.DirFS(fresh))
 	if err != nil {
-		return nil, err
+		return s, nil, err
 	}
 	for name, text := range rendered {
 		if err := put(fresh, name, text); err != nil {
-			return nil, err
+			return s, nil, err
 		}
 	}
-	receipts, err := evidence.Receipts(os.DirFS(fresh))
+	answers, err := evidence.Answers(os.DirFS(fresh), receipts)
 	if err != nil {
-		return nil, err
+		return s, nil, err
 	}
+	s = evidence.Summarise(about, receipts, answers)
 	if err := packet.Write(fresh); err != nil {
-		return nil, err
+		return s, nil, err
 	}
 	if err := os.Chmod(fresh, 0o755); err != nil {
-		return nil, err
+		return s, nil, err
 	}
 	if outcome(receipts) != nil {
-		return receipts, replace(fresh, dir+failedSuffix)
+		return s, receipts, replace(fresh, dir+failedSuffix)
 	}
-	return receipts, errors.Join(replace(fresh, dir), os.RemoveAll(dir+failedSuffix))
+	return s, receipts, errors.Join(replace(fresh, dir), os.RemoveAll(dir+failedSuffix))
 }
 
 // replace puts the folder fresh where dir is. It refuses to remove a folder
@@ -301,6 +316,9 @@ func printSummary(w io.Writer, s evidence.Summary, receipts []evidence.Receipt, 
 			fmt.Fprintf(w, " (%s)", r.Reason)
 		}
 		fmt.Fprintln(w)
+	}
+	for _, f := range evidence.Findings() {
+		fmt.Fprintf(w, "%-8s %s: %s\n", s.Findings[f.ID], f.ID, f.Question)
 	}
 	fmt.Fprintf(w, "%d of %d controls turned red for their reason; %.1f s\n", s.ControlsRed, s.Controls, s.DurationSeconds)
 	return nil

@@ -66,6 +66,8 @@ drifted, and with 2 if that could not be determined or the call was wrong.`,
 		checkCommand(f),
 		verifyCommand(),
 		buildCommand(),
+		replayCommand(),
+		findingsCommand(),
 	)
 	root.SetArgs(args)
 	root.SetOut(stdout)

@@ -282,7 +282,7 @@ func TestDocsRefusesAHandEditAndWritesNothing(t *testing.T) {
 
 func TestVerify(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "packet")
-	if _, err := store(dir, evidence.About{}, api.Declared{}, nil); err != nil {
+	if _, _, err := store(dir, evidence.About{}, api.Declared{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	dir += failedSuffix // for it shows nothing to be true

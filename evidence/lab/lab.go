@@ -173,13 +173,19 @@ func (l *Lab) Server(ctx context.Context, url string, settings map[string]string
 
 // Migrate brings the database at url up to date, in a process of its own.
 func (l *Lab) Migrate(ctx context.Context, url string) error {
-	cmd := exec.CommandContext(ctx, l.Binary, "migrate")
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), config.DatabaseURL.Name + "=" + url}
-	out, err := cmd.CombinedOutput()
+	out, err := l.Migration(ctx, url).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("migrate: %w\n%s", err, out)
 	}
 	return nil
+}
+
+// Migration is a process that brings the database at url up to date, and is not
+// started yet.
+func (l *Lab) Migration(ctx context.Context, url string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, l.Binary, "migrate")
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), config.DatabaseURL.Name + "=" + url}
+	return cmd
 }
 
 // Settings are all that a process on the database at url is given.

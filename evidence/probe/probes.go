@@ -213,7 +213,7 @@ var Probes = append([]Probe{
 			Site:  served(nil, func(api.Declared) string { return untakeable }),
 		}},
 	},
-}, append(limitProbes, sendingProbe)...)
+}, append(limitProbes, sendingProbe, migrationsProbe)...)
 
 // checks are those that a defect turns red, whatever is declared.
 func checks(names ...string) func(api.Declared) []string {
