@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"certctl/server/api"
-	"certctl/server/table"
 )
 
 // A Finding is a question that an audit asked, and what answers it.
@@ -43,8 +42,6 @@ type ContractRow struct {
 	Name  string `json:"name"`
 	Built bool   `json:"built"`
 }
-
-var findings = table.By(func(f *Finding) string { return f.ID })
 
 // Findings returns every finding, in the order of the packet.
 func Findings() []*Finding { return findings.Rows() }

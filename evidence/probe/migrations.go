@@ -129,7 +129,7 @@ func (s *Site) killMigrations(ctx context.Context, url string) (kills int, err e
 		return 0, err
 	}
 	defer conn.Close(ctx)
-	for _, after := range []time.Duration{2, 5, 10, 20, 30} {
+	for _, after := range []time.Duration{2 * time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond, 20 * time.Millisecond, 30 * time.Millisecond} {
 		cmd := s.Lab.Migration(ctx, url)
 		if err := cmd.Start(); err != nil {
 			return kills, err
@@ -154,7 +154,7 @@ func (s *Site) killMigrations(ctx context.Context, url string) (kills int, err e
 		if _, err := eventually(patience, locked); err != nil {
 			return kills, err
 		}
-		time.Sleep(after * time.Millisecond)
+		time.Sleep(after)
 		select {
 		case <-ended:
 			continue // it was done
