@@ -93,16 +93,14 @@ begin
     return state;
 end $$;
 
+-- The planner puts it into the statements that call it.
 create function rate_limit_step(was bigint[], asked bigint, cap bigint, per bigint, sliding boolean) returns bigint[]
-language plpgsql volatile as $$
-declare
-    now bigint := date_part('epoch', clock_timestamp()) * 1000000;
-begin
-    if sliding then
-        return rate_limit_window(was, asked, cap, per, now);
-    end if;
-    return rate_limit_bucket(was, asked, cap, per, now);
-end $$;
+language sql volatile as $$
+    select case when sliding
+        then rate_limit_window(was, asked, cap, per, (date_part('epoch', clock_timestamp()) * 1000000)::bigint)
+        else rate_limit_bucket(was, asked, cap, per, (date_part('epoch', clock_timestamp()) * 1000000)::bigint)
+    end
+$$;
 
 -- Admits up to asked requests to a bucket and returns its state. Whoever comes
 -- while another decides waits, and decides on what that one left. Decisions that
