@@ -267,10 +267,13 @@ func TestManyUnderAnIdempotencyKeyHappenOnce(t *testing.T) {
 				t.Errorf("%d issued (%v)", out.Issued, err)
 				return
 			}
-			for _, o := range out.Items {
+			for n, o := range out.Items {
 				answers[i] += o.Code + o.Error
 				if o.Created != nil {
-					answers[i] += o.Created.Certificate.ID + o.Created.CertificatePEM + o.Created.ChainPEM
+					answers[i] += o.Created.Certificate.ID
+				}
+				if o.Created != nil && n < 2 { // the job may issue the last one at any time
+					answers[i] += o.Created.CertificatePEM + o.Created.ChainPEM
 				}
 			}
 			if out.Items[3].Created.JobID == "" {
