@@ -13,10 +13,8 @@ package job
 import (
 	"cmp"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -120,12 +118,9 @@ type Filter struct {
 
 // List returns up to limit jobs, newest first.
 func List(ctx context.Context, q pg.Q, f Filter, limit int) ([]Job, error) {
-	at, id := "infinity", ""
-	if f.After != "" {
-		var ok bool
-		if at, id, ok = position(f.After); !ok {
-			return nil, fault.New(fault.Invalid, "query.after is not a page's next; give the next of the page before as it was")
-		}
+	at, id, err := pg.Position(f.After)
+	if err != nil {
+		return nil, err
 	}
 	sql, args := listJobs, pgx.StrictNamedArgs{"kind": f.Kind, "at": at, "after": id, "limit": limit}
 	switch {
@@ -141,19 +136,7 @@ func List(ctx context.Context, q pg.Q, f Filter, limit int) ([]Job, error) {
 
 // Cursor is where j stands in a list.
 func (j *Job) Cursor() string {
-	return base64.RawURLEncoding.EncodeToString([]byte(j.CreatedAt.UTC().Format(time.RFC3339Nano) + " " + j.ID))
-}
-
-func position(cursor string) (at, id string, ok bool) {
-	raw, err := base64.RawURLEncoding.DecodeString(cursor)
-	if err != nil {
-		return "", "", false
-	}
-	at, id, ok = strings.Cut(string(raw), " ")
-	if _, err := time.Parse(time.RFC3339Nano, at); err != nil {
-		return "", "", false
-	}
-	return at, id, ok
+	return pg.Cursor(j.CreatedAt, j.ID)
 }
 
 // Cancel ends a job that has not ended. A replica that does it finds out soon,

@@ -16,7 +16,6 @@ package outbox
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -159,12 +158,9 @@ type Filter struct {
 
 // List returns up to limit notifications, newest first.
 func List(ctx context.Context, q pg.Q, f Filter, limit int) ([]Notification, error) {
-	at, id := "infinity", ""
-	if f.After != "" {
-		var ok bool
-		if at, id, ok = position(f.After); !ok {
-			return nil, fault.New(fault.Invalid, "query.after is not a page's next; give the next of the page before as it was")
-		}
+	at, id, err := pg.Position(f.After)
+	if err != nil {
+		return nil, err
 	}
 	sql, args := list, pgx.StrictNamedArgs{"at": at, "after": id, "limit": limit}
 	if f.CertificateID+f.ChannelID+f.State+f.Event != "" {
@@ -185,19 +181,7 @@ func List(ctx context.Context, q pg.Q, f Filter, limit int) ([]Notification, err
 
 // Cursor is where n stands in a list.
 func (n *Notification) Cursor() string {
-	return base64.RawURLEncoding.EncodeToString([]byte(n.CreatedAt.UTC().Format(time.RFC3339Nano) + " " + n.ID))
-}
-
-func position(cursor string) (at, id string, ok bool) {
-	raw, err := base64.RawURLEncoding.DecodeString(cursor)
-	if err != nil {
-		return "", "", false
-	}
-	at, id, ok = strings.Cut(string(raw), " ")
-	if _, err := time.Parse(time.RFC3339Nano, at); err != nil {
-		return "", "", false
-	}
-	return at, id, ok
+	return pg.Cursor(n.CreatedAt, n.ID)
 }
 
 // OpenFor counts the notifications that are to be sent through a channel.
