@@ -39,8 +39,9 @@ check: build ## everything CI runs: whether the pages are what this build says, 
 	$(MAKE) lint
 	$(MAKE) test
 
-audit-packet: build ## look at running servers and render the packet; PACKET=dir for another place
-	bin/audit-packet build $(PACKET)
+audit-packet: build ## look at running servers and render the packet; QUICK=1 SEED=7 PACKET=dir
+	go build -tags defects -ldflags '$(LDFLAGS)' -o bin/certctl-server-defects ./cmd/certctl-server
+	bin/audit-packet build $(if $(QUICK),--quick) $(if $(SEED),--seed $(SEED)) $(PACKET)
 
 bench: ## run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./...

@@ -110,13 +110,13 @@ func judgeLedger(d api.Declared, seen json.RawMessage) ([]Check, error) {
 				got = r.SHA256
 				delete(rows, m.Version)
 			}
-			checks = append(checks, Check{m.Version, m.SHA256, got})
+			checks = append(checks, check(m.Version, m.SHA256, got))
 		}
 		var others []string
 		for v := range rows {
 			others = append(others, v)
 		}
-		return append(checks, Check{OtherRows, none, other(others)})
+		return append(checks, check(OtherRows, none, other(others)))
 	})
 }
 
@@ -160,15 +160,15 @@ func judgeMigrations(d api.Declared, seen json.RawMessage) ([]Check, error) {
 		}
 		all := strconv.Itoa(len(d.Migrations))
 		return []Check{
-			{"processes", "8", strconv.Itoa(len(slices.Compact(slices.Sorted(slices.Values(s.PIDs)))))},
-			{EndedWell, strconv.Itoa(s.Processes), strconv.Itoa(s.Ended)},
-			{"migrations in the ledger of the eight", all, strconv.Itoa(applied(s.Together.Rows))},
-			{"rows of that ledger", all, strconv.Itoa(len(s.Together.Rows))},
-			{"catalog that the eight made", s.Together.Fresh, s.Together.Catalog},
-			{KilledSome, "yes", yes(s.Kills >= 3)},
-			{"migrations in the ledger after the kills", all, strconv.Itoa(applied(s.Killed.Rows))},
-			{"rows of that ledger", all, strconv.Itoa(len(s.Killed.Rows))},
-			{"catalog after the kills", s.Killed.Fresh, s.Killed.Catalog},
+			check("processes", "8", strconv.Itoa(len(slices.Compact(slices.Sorted(slices.Values(s.PIDs)))))),
+			check(EndedWell, strconv.Itoa(s.Processes), strconv.Itoa(s.Ended)),
+			check("migrations in the ledger of the eight", all, strconv.Itoa(applied(s.Together.Rows))),
+			check("rows of that ledger", all, strconv.Itoa(len(s.Together.Rows))),
+			check("catalog that the eight made", s.Together.Fresh, s.Together.Catalog),
+			check(KilledSome, "yes", yes(s.Kills >= 3)),
+			check("migrations in the ledger after the kills", all, strconv.Itoa(applied(s.Killed.Rows))),
+			check("rows of that ledger", all, strconv.Itoa(len(s.Killed.Rows))),
+			check("catalog after the kills", s.Killed.Fresh, s.Killed.Catalog),
 		}
 	})
 }
@@ -193,16 +193,16 @@ func judgeCatalog(_ api.Declared, seen json.RawMessage) ([]Check, error) {
 				got = h
 				delete(live, t.Name)
 			}
-			checks = append(checks, Check{t.Name, digest(t), got})
+			checks = append(checks, check(t.Name, digest(t), got))
 		}
 		var others []string
 		for name := range live {
 			others = append(others, name)
 		}
 		return append(checks,
-			Check{"other tables", none, other(others)},
-			Check{Functions, digest(s.Fresh.Functions), digest(s.Live.Functions)},
-			Check{"views", digest(s.Fresh.Views), digest(s.Live.Views)})
+			check("other tables", none, other(others)),
+			check(Functions, digest(s.Fresh.Functions), digest(s.Live.Functions)),
+			check("views", digest(s.Fresh.Views), digest(s.Live.Views)))
 	})
 }
 
@@ -250,9 +250,9 @@ func judgePasses(d api.Declared, seen json.RawMessage) ([]Check, error) {
 			if given, ok := s.Periods[l.Name]; ok {
 				every = given
 			}
-			checks = append(checks, Check{l.Name, healthy, pace(newest[l.Name], finished[l.Name], every, l.Timeout, s.Now)})
+			checks = append(checks, check(l.Name, healthy, pace(newest[l.Name], finished[l.Name], every, l.Timeout, s.Now)))
 		}
-		return append(checks, Check{"other loops", none, other(others)})
+		return append(checks, check("other loops", none, other(others)))
 	})
 }
 
@@ -310,7 +310,7 @@ func judgeSettings(d api.Declared, seen json.RawMessage) ([]Check, error) {
 			if x, ok := shown[k.Name]; ok {
 				got = x.Value
 			}
-			checks = append(checks, Check{k.Name, want, got})
+			checks = append(checks, check(k.Name, want, got))
 		}
 		for _, l := range d.Loops {
 			mean, ok := s.Periods[l.Name]
@@ -318,14 +318,14 @@ func judgeSettings(d api.Declared, seen json.RawMessage) ([]Check, error) {
 				continue
 			}
 			want := "about " + s.Given[l.Setting]
-			checks = append(checks, Check{"time between passes of " + l.Name, want, about(s.Given[l.Setting], mean)})
+			checks = append(checks, check("time between passes of "+l.Name, want, about(s.Given[l.Setting], mean)))
 		}
 		bound := "a body of that size is read, a larger one refused"
 		got := fmt.Sprintf("the statuses %d and %d", s.Bodies[0], s.Bodies[1])
 		if s.Bodies == [2]int{http.StatusUnauthorized, http.StatusRequestEntityTooLarge} {
 			got = bound
 		}
-		return append(checks, Check{BodyBound, bound, got}, Check{"secrets in the answer", none, other(s.Leaked)})
+		return append(checks, check(BodyBound, bound, got), check("secrets in the answer", none, other(s.Leaked)))
 	})
 }
 
@@ -368,13 +368,13 @@ func judgeTrail(_ api.Declared, seen json.RawMessage) ([]Check, error) {
 	if report.Withheld > 0 || report.Unchecked > 0 {
 		unread = fmt.Sprintf("%d events withheld, %d checkpoints not compared", report.Withheld, report.Unchecked)
 	}
-	checks := []Check{{"checkpoint kept outside", "agrees", agrees}, {"not read", none, unread}}
+	checks := []Check{check("checkpoint kept outside", "agrees", agrees), check("not read", none, unread)}
 	for _, k := range trailKinds {
-		checks = append(checks, Check{string(k), none, other(found[k])})
+		checks = append(checks, check(string(k), none, other(found[k])))
 		delete(found, k)
 	}
 	if report.Events == 0 {
-		checks = append(checks, Check{"events", "some", none})
+		checks = append(checks, check("events", "some", none))
 	}
 	return checks, nil
 }
@@ -404,18 +404,18 @@ func judgeActions(d api.Declared, seen json.RawMessage) ([]Check, error) {
 				got = "written"
 			}
 			delete(s.Events, a.Name)
-			checks = append(checks, Check{a.Name, "written", got})
+			checks = append(checks, check(a.Name, "written", got))
 		}
 		var others []string
 		for name := range s.Events {
 			others = append(others, name)
 		}
-		checks = append(checks, Check{"other actions", none, other(others)})
+		checks = append(checks, check("other actions", none, other(others)))
 		if len(s.Steps) == 0 {
-			checks = append(checks, Check{StepsOfWork, "some", none})
+			checks = append(checks, check(StepsOfWork, "some", none))
 		}
 		for _, step := range s.Steps {
-			checks = append(checks, Check{step.Step, step.Names, cmp.Or(strings.Join(step.Wrote, ", "), none)})
+			checks = append(checks, check(step.Step, step.Names, cmp.Or(strings.Join(step.Wrote, ", "), none)))
 		}
 		return checks
 	})
@@ -440,7 +440,7 @@ func judgeRoles(d api.Declared, seen json.RawMessage) ([]Check, error) {
 			if admitted, ok := s.Admitted[role.Name]; ok {
 				got = other(admitted)
 			}
-			checks = append(checks, Check{role.Name, other(want), got})
+			checks = append(checks, check(role.Name, other(want), got))
 		}
 		return checks
 	})

@@ -90,25 +90,25 @@ func judgeCertificates(d api.Declared, seen json.RawMessage) ([]Check, error) {
 			}
 		}
 		checks := []Check{
-			{"leaves", "200", strconv.Itoa(len(s.Leaves))},
-			{"issuers", "2", strconv.Itoa(len(issuers))},
-			{"profiles", "3", strconv.Itoa(len(profiles))},
+			check("leaves", "200", strconv.Itoa(len(s.Leaves))),
+			check("issuers", "2", strconv.Itoa(len(issuers))),
+			check("profiles", "3", strconv.Itoa(len(profiles))),
 		}
 		for _, state := range d.CertStates {
 			checks = append(checks, some("certificates that are "+state.Name, s.States[state.Name]))
 		}
 		for _, l := range s.Lists {
 			checks = append(checks,
-				Check{LeavesVerify(l.Issuer), none, other(bad[LeavesVerify(l.Issuer)])},
-				Check{"list of " + l.Issuer, ListOK, l.OpenSSL},
+				check(LeavesVerify(l.Issuer), none, other(bad[LeavesVerify(l.Issuer)])),
+				check("list of "+l.Issuer, ListOK, l.OpenSSL),
 				some("revoked by "+l.Issuer, len(l.Revoked)),
-				Check{AllListed(l.Issuer), none, other(without(l.Revoked, l.Serials))},
-				Check{NoneElseListed(l.Issuer), none, other(without(l.Serials, l.Revoked))})
+				check(AllListed(l.Issuer), none, other(without(l.Revoked, l.Serials))),
+				check(NoneElseListed(l.Issuer), none, other(without(l.Serials, l.Revoked))))
 		}
 		return append(checks,
-			Check{"lists", "2", strconv.Itoa(len(s.Lists))},
-			Check{BytesAreTheRows, none, other(bad[BytesAreTheRows])},
-			Check{EachHasItsEvent, none, other(bad[EachHasItsEvent])})
+			check("lists", "2", strconv.Itoa(len(s.Lists))),
+			check(BytesAreTheRows, none, other(bad[BytesAreTheRows])),
+			check(EachHasItsEvent, none, other(bad[EachHasItsEvent])))
 	})
 }
 
@@ -118,7 +118,7 @@ func some(what string, n int) Check {
 	if n > 0 {
 		got = "some"
 	}
-	return Check{what, "some", got}
+	return check(what, "some", got)
 }
 
 // without returns what is in a and not in b.
@@ -162,18 +162,18 @@ func judgeRules(d api.Declared, seen json.RawMessage) ([]Check, error) {
 					got = other(slices.Clone(r.Named))
 				}
 			}
-			checks = append(checks, Check{rule.Name, rule.Name, got})
+			checks = append(checks, check(rule.Name, rule.Name, got))
 		}
 		several := 0
 		for _, r := range s.Refused {
 			if len(r.Breaks) > 1 {
 				several++
-				checks = append(checks, Check{r.Request, other(slices.Clone(r.Breaks)), other(slices.Clone(r.Named))})
+				checks = append(checks, check(r.Request, other(slices.Clone(r.Breaks)), other(slices.Clone(r.Named))))
 			}
 		}
 		made := s.After.Certificates + s.After.Versions + s.After.Jobs + s.After.Profiles -
 			s.Before.Certificates - s.Before.Versions - s.Before.Jobs - s.Before.Profiles
-		return append(checks, some("requests that break several", several), Check{NothingIssued, "0", strconv.Itoa(made)})
+		return append(checks, some("requests that break several", several), check(NothingIssued, "0", strconv.Itoa(made)))
 	})
 }
 
@@ -206,10 +206,10 @@ func judgeLease(_ api.Declared, seen json.RawMessage) ([]Check, error) {
 			began = "a replica"
 		}
 		return []Check{
-			{"who did the job before", "a replica", began},
-			{NothingWritten, "0", strconv.Itoa(s.Versions - 1)},
-			{JobStaysTaken, s.Taker, cmp.Or(s.Worker, "nobody")},
-			{ReplicaLost, "lost", other(outcomes)},
+			check("who did the job before", "a replica", began),
+			check(NothingWritten, "0", strconv.Itoa(s.Versions-1)),
+			check(JobStaysTaken, s.Taker, cmp.Or(s.Worker, "nobody")),
+			check(ReplicaLost, "lost", other(outcomes)),
 		}
 	})
 }

@@ -37,6 +37,8 @@ type About struct {
 	Commit          string    `json:"commit"`
 	Version         string    `json:"version"`
 	BuiltAt         time.Time `json:"built_at"`
+	Seed            uint64    `json:"seed"`
+	Quick           bool      `json:"quick"` // each experiment once, with one fault
 	DurationSeconds float64   `json:"duration_seconds"`
 	Go              string    `json:"go"`
 	Platform        string    `json:"platform"`
@@ -50,6 +52,7 @@ const (
 	DeclaredFile = "data/declared.json"
 	SummaryFile  = "summary.json"
 	CoverFile    = "README.md"
+	MatrixFile   = "kill-matrix.md"
 )
 
 // DataFile is where the packet has the observation of a claim.
@@ -132,9 +135,10 @@ func (s *Statement) control(d api.Declared, o ControlObservation) Control {
 		c.Failed = err.Error()
 		return c
 	}
-	for _, check := range checks {
-		if !check.Holds() {
-			c.Red = append(c.Red, check.What)
+	for _, k := range checks {
+		if !k.Holds() {
+			c.Red = append(c.Red, k.What)
+			c.Counts = append(c.Counts, k)
 		}
 	}
 	slices.Sort(c.Red)
@@ -227,6 +231,7 @@ func RenderPacket(packet fs.FS) (map[string][]byte, error) {
 		return nil, err
 	}
 	files[CoverFile] = coverPage(summary, receipts, answers)
+	files[MatrixFile] = matrixPage(receipts)
 	return files, nil
 }
 
@@ -254,9 +259,9 @@ func receiptPage(r Receipt) []byte {
 			if !c.Holds() {
 				mark = "**differs**"
 			}
-			rows = append(rows, []string{text(c.What), text(c.Want), text(c.Got), mark})
+			rows = append(rows, []string{text(c.What), text(c.Want), text(c.Got), text(c.Measured), mark})
 		}
-		p.grid([]string{"what", "declared", "seen", "differs"}, rows)
+		p.grid([]string{"what", "declared", "seen", "measured", "differs"}, rows)
 	}
 	if len(r.Controls) > 0 {
 		p.heading("Controls")
@@ -273,6 +278,37 @@ func receiptPage(r Receipt) []byte {
 			rows = append(rows, []string{text(c.Defect), text(other(slices.Clone(c.Turns))), text(other(slices.Clone(c.Red))), mark})
 		}
 		p.grid([]string{"defect", "must turn red", "turned red", "so the control is"}, rows)
+	}
+	return []byte(strings.TrimRight(p.String(), "\n") + "\n")
+}
+
+// matrixPage is what each defect did to the experiment that must notice it.
+func matrixPage(receipts []Receipt) []byte {
+	p := &page{}
+	p.title("Kill matrix")
+	p.paragraph("Each experiment, with each defect that it was shown: the checks that the defect must turn red, and how they came out. " +
+		"An experiment that does not notice its defect proves nothing, and a defect that turns another check red was not understood.")
+	for _, r := range receipts {
+		if len(r.Controls) == 0 {
+			continue
+		}
+		p.printf("## %s\n\n", link(code(r.Claim.ID), r.File()))
+		var rows [][]string
+		for _, c := range r.Controls {
+			mark := "killed"
+			if !c.Holds() {
+				mark = "**not for its reason**"
+			}
+			counts := []string{}
+			for _, k := range c.Counts[:min(len(c.Counts), 4)] {
+				counts = append(counts, text(k.What)+": declared "+text(k.Want)+", seen "+text(k.Got))
+			}
+			if more := len(c.Counts) - len(counts); more > 0 {
+				counts = append(counts, fmt.Sprintf("and %d more", more))
+			}
+			rows = append(rows, []string{text(c.Defect), fmt.Sprintf("%d of %d", len(c.Red), len(c.Turns)), strings.Join(counts, "; "), mark})
+		}
+		p.grid([]string{"defect", "checks red", "measured: how they came out", "so it is"}, rows)
 	}
 	return []byte(strings.TrimRight(p.String(), "\n") + "\n")
 }

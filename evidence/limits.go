@@ -216,20 +216,20 @@ func judgeCaps(d api.Declared, seen json.RawMessage) ([]Check, error) {
 		if s.Scope == limit.Memory.Name {
 			factor, again = 3, s.Cap
 		}
-		checks := []Check{{"more was asked for than is admitted", "yes", yes(s.Asked > 3*s.Cap)}}
+		checks := []Check{check("more was asked for than is admitted", "yes", yes(s.Asked > 3*s.Cap))}
 		for _, l := range d.Limits {
 			at := slices.IndexFunc(s.Limits, func(c CapSeen) bool { return c.Limit == l.Name })
 			if at < 0 {
-				checks = append(checks, Check{l.Name, "asked", unseen})
+				checks = append(checks, check(l.Name, "asked", unseen))
 				continue
 			}
 			c := s.Limits[at]
 			pids := slices.Compact(slices.Sorted(slices.Values(c.PIDs)))
 			checks = append(checks,
-				Check{l.Name + " was asked at replicas", "3", strconv.Itoa(len(pids))},
-				Check{AtOne(l.Name), strconv.Itoa(s.Cap), strconv.Itoa(c.One)},
-				Check{AtThree(l.Name), strconv.Itoa(factor * s.Cap), strconv.Itoa(c.Together)},
-				Check{Restarted(l.Name), strconv.Itoa(again), strconv.Itoa(c.Restart)})
+				check(l.Name+" was asked at replicas", "3", strconv.Itoa(len(pids))),
+				check(AtOne(l.Name), strconv.Itoa(s.Cap), strconv.Itoa(c.One)),
+				check(AtThree(l.Name), strconv.Itoa(factor*s.Cap), strconv.Itoa(c.Together)),
+				check(Restarted(l.Name), strconv.Itoa(again), strconv.Itoa(c.Restart)))
 		}
 		return checks
 	})
@@ -288,7 +288,7 @@ func judgeLimitKeys(d api.Declared, seen json.RawMessage) ([]Check, error) {
 						got = yes(t.Admitted)
 					}
 				}
-				checks = append(checks, Check{Turned(l.Name, differs), yes(want), got})
+				checks = append(checks, check(Turned(l.Name, differs), yes(want), got))
 			}
 		}
 		return checks
@@ -325,7 +325,7 @@ func judgeIsolation(d api.Declared, seen json.RawMessage) ([]Check, error) {
 						got = yes(p.Admitted)
 					}
 				}
-				checks = append(checks, Check{Apart(used.Name, asked.Name), "yes", got})
+				checks = append(checks, check(Apart(used.Name, asked.Name), "yes", got))
 			}
 		}
 		return checks
@@ -363,8 +363,8 @@ func judgeWaits(d api.Declared, seen json.RawMessage) ([]Check, error) {
 					header = yes(float64(w.Header) >= w.Told && float64(w.Header) < w.Told+1)
 				}
 			}
-			checks = append(checks, Check{TooEarly(l.Name), "no", early}, Check{InTime(l.Name), "yes", late},
-				Check{l.Name + " says it in the header Retry-After, rounded up", "yes", header})
+			checks = append(checks, check(TooEarly(l.Name), "no", early), check(InTime(l.Name), "yes", late),
+				check(l.Name+" says it in the header Retry-After, rounded up", "yes", header))
 		}
 		return checks
 	})

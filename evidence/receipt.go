@@ -5,6 +5,7 @@ package evidence
 
 import (
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -33,6 +34,33 @@ type Check struct {
 	What string `json:"what"`
 	Want string `json:"want"` // from a declaration
 	Got  string `json:"got"`  // from the running system
+
+	// Measured is the figure that Got says keeps to a bound. It differs from run to
+	// run; pages show it in cells marked measured, and nothing is judged by it.
+	Measured string `json:"measured,omitempty"`
+}
+
+// check sets what was declared beside what was seen.
+func check(what, want, got string) Check { return Check{What: what, Want: want, Got: got} }
+
+// within sets a measured duration beside its bound.
+func within(what string, bound, measured time.Duration) Check {
+	c := Check{What: what, Want: "at most " + short(bound.String()), Measured: measured.Round(time.Millisecond).String()}
+	c.Got = c.Want
+	if measured > bound {
+		c.Got = "more"
+	}
+	return c
+}
+
+// atLeast sets a count beside what it must reach.
+func atLeast(what string, least, counted int) Check {
+	c := Check{What: what, Want: "at least " + strconv.Itoa(least), Measured: strconv.Itoa(counted)}
+	c.Got = c.Want
+	if counted < least {
+		c.Got = "fewer"
+	}
+	return c
 }
 
 // Holds reports whether what was seen is what was declared.
@@ -44,6 +72,8 @@ type Control struct {
 	Turns  []string `json:"turns"`  // the checks that the defect must turn red
 	Red    []string `json:"red"`    // the checks that it did
 	Failed string   `json:"failed,omitempty"`
+
+	Counts []Check `json:"counts"` // the red checks, as they came out
 }
 
 // Holds reports whether the control came out red, for its reason alone.

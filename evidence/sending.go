@@ -52,14 +52,14 @@ func judgeSending(_ api.Declared, seen json.RawMessage) ([]Check, error) {
 			keys[d.Channel+" "+d.Key] = true
 		}
 		return []Check{
-			{"alerts", "200", strconv.Itoa(s.Alerts)},
-			{"replicas", "3", strconv.Itoa(len(s.PIDs))},
-			{"replicas that were killed or frozen", "2", strconv.Itoa(len(s.Faults))},
-			{KeysArrived, strconv.Itoa(s.Alerts), strconv.Itoa(len(keys))},
-			{BeyondUnderWay, "0", strconv.Itoa(max(0, alerts-len(keys)-s.UnderWay))},
-			{"posts whose signature does not verify", "0", strconv.Itoa(s.Refused)},
-			{"notifications that are not sent", "0", strconv.Itoa(s.Unsettled)},
-			{DigestsArrived, "1", strconv.Itoa(len(digests))},
+			check("alerts", "200", strconv.Itoa(s.Alerts)),
+			check("replicas", "3", strconv.Itoa(len(s.PIDs))),
+			check("replicas that were killed or frozen", "2", strconv.Itoa(len(s.Faults))),
+			check(KeysArrived, strconv.Itoa(s.Alerts), strconv.Itoa(len(keys))),
+			check(BeyondUnderWay, "0", strconv.Itoa(max(0, alerts-len(keys)-s.UnderWay))),
+			check("posts whose signature does not verify", "0", strconv.Itoa(s.Refused)),
+			check("notifications that are not sent", "0", strconv.Itoa(s.Unsettled)),
+			check(DigestsArrived, "1", strconv.Itoa(len(digests))),
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"certctl/evidence"
 	"certctl/evidence/lab"
@@ -26,13 +28,17 @@ import (
 
 // A target is what a build looks at.
 type target struct {
-	server   string // binary of the laboratory's servers
-	url      string // of a running server; empty for the laboratory's own
-	keyFile  string
-	roots    string
-	database string
+	server    string // binary of the laboratory's servers
+	defective string // the same with switches for defects
+	url       string // of a running server; empty for the laboratory's own
+	keyFile   string
+	roots     string
+	database  string
 
 	checkpoint, verifier string // files
+
+	quick bool
+	seed  uint64
 }
 
 func buildCommand() *cobra.Command {
@@ -77,40 +83,33 @@ though the probe had what it needs.`,
 			return outcome(receipts)
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&t.server, "server", "", "certctl-server binary (default: beside this one)")
-	f.StringVar(&t.url, "url", "", "look at the server at this address")
-	f.StringVar(&t.keyFile, "key-file", "", "file with the API key to use there")
-	f.StringVar(&t.roots, "roots", "", "file with the certificates to trust there, in PEM")
-	f.StringVar(&t.database, "database-url-file", "", "file with the URL of that server's database")
-	f.StringVar(&t.checkpoint, "checkpoint", "", "file with a signed checkpoint of that server's audit log that was kept outside")
-	f.StringVar(&t.verifier, "verifier", "", "file with the public key of that log, learnt before")
-	f.BoolVar(&asJSON, "json", false, "print the summary as JSON")
+	t.flags(cmd.Flags())
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the summary as JSON")
 	return cmd
 }
 
 func buildPacket(ctx context.Context, t target, dir string, say func(string)) (s evidence.Summary, receipts []evidence.Receipt, err error) {
 	begin := time.Now()
-	if t.server == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return s, nil, err
-		}
-		t.server = filepath.Join(filepath.Dir(self), "certctl-server")
+	if err := t.find(); err != nil {
+		return s, nil, err
 	}
 	build, err := built(ctx, t.server)
 	if err != nil {
 		return s, nil, err
 	}
+	if defective, err := built(ctx, t.defective); err != nil || defective.Commit != build.Commit {
+		return s, nil, cmp.Or(err, fmt.Errorf("%s is of commit %s, and %s of %s; `make audit-packet` builds both",
+			filepath.Base(t.server), build.Commit, filepath.Base(t.defective), defective.Commit))
+	}
 	say("starting PostgreSQL and a server")
-	l, err := lab.Start(ctx, t.server)
+	l, err := t.laboratory(ctx)
 	if err != nil {
 		return s, nil, err
 	}
 	defer func() { err = errors.Join(err, l.Stop()) }()
 
 	declared := app.Declared()
-	base, stop, err := probe.Base(ctx, l, declared)
+	base, stop, err := probe.Base(ctx, l, declared, t.quick, t.seed)
 	if err != nil {
 		return s, nil, err
 	}
@@ -128,27 +127,14 @@ func buildPacket(ctx context.Context, t target, dir string, say func(string)) (s
 	if err != nil {
 		return s, nil, errors.Join(err, stop())
 	}
-	var seen []evidence.Observation
-	for _, p := range probe.Probes {
-		say(p.Of.ID)
-		seen = append(seen, p.Observe(ctx, site))
-	}
-	// The copies are made of a database that nobody uses any more.
-	if err := stop(); err != nil {
+	seen, err := probe.Run(ctx, probe.Probes(), site, base, stop, say)
+	if err != nil {
 		return s, nil, err
-	}
-	for i, p := range probe.Probes {
-		if seen[i].Skipped != "" {
-			continue // a control of nothing
-		}
-		for _, d := range p.Controls {
-			say(p.Of.ID + ", control: " + d.Says)
-			seen[i].Controls = append(seen[i].Controls, p.Control(ctx, base, d))
-		}
 	}
 
 	about := evidence.About{
 		Commit: build.Commit, Version: build.Version, Go: build.Go, BuiltAt: begin.UTC().Truncate(time.Second),
+		Seed: t.seed, Quick: t.quick,
 		DurationSeconds: time.Since(begin).Round(time.Millisecond).Seconds(),
 		Platform:        runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), Database: introspection.Replica.Database,
 	}
@@ -195,6 +181,44 @@ func (t target) site(l *lab.Lab, d api.Declared) (*probe.Site, error) {
 	}
 	s.Admin, err = client.New(t.url, strings.TrimSpace(string(key)), roots)
 	return s, err
+}
+
+// find finds the servers beside this program, unless they were named.
+func (t *target) find() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if t.server == "" {
+		t.server = filepath.Join(filepath.Dir(self), "certctl-server")
+	}
+	if t.defective == "" {
+		t.defective = filepath.Join(filepath.Dir(self), "certctl-server-defects")
+	}
+	return nil
+}
+
+// laboratory starts one.
+func (t *target) laboratory(ctx context.Context) (*lab.Lab, error) {
+	l, err := lab.Start(ctx, t.server)
+	if err == nil {
+		l.Defective = t.defective
+	}
+	return l, err
+}
+
+// flags are those of every command that experiments.
+func (t *target) flags(f *pflag.FlagSet) {
+	f.StringVar(&t.server, "server", "", "certctl-server binary (default: beside this one)")
+	f.StringVar(&t.defective, "defective", "", "the same, built with -tags defects (default: certctl-server-defects beside this one)")
+	f.BoolVar(&t.quick, "quick", false, "do each experiment once, with one fault")
+	f.Uint64Var(&t.seed, "seed", 1, "what experiments leave to chance follows from it")
+	f.StringVar(&t.url, "url", "", "look at the server at this address")
+	f.StringVar(&t.keyFile, "key-file", "", "file with the API key to use there")
+	f.StringVar(&t.roots, "roots", "", "file with the certificates to trust there, in PEM")
+	f.StringVar(&t.database, "database-url-file", "", "file with the URL of that server's database")
+	f.StringVar(&t.checkpoint, "checkpoint", "", "file with a signed checkpoint of that server's audit log that was kept outside")
+	f.StringVar(&t.verifier, "verifier", "", "file with the public key of that log, learnt before")
 }
 
 // built asks the binary what it is.

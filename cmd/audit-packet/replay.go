@@ -5,30 +5,34 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"certctl/evidence"
-	"certctl/evidence/lab"
 	"certctl/evidence/probe"
 	"certctl/server/app"
 )
 
 func replayCommand() *cobra.Command {
 	var t target
-	var asJSON, withControls bool
+	var asJSON, withControls, disruptive bool
 	cmd := &cobra.Command{
 		Use:   "replay CLAIM",
 		Short: "Do the experiment of one claim again",
 		Long: `Replay does the experiment of one claim again, on servers and a PostgreSQL of its
 own, and judges it as the packet's was judged. Its controls, the same experiment on
 systems with a known defect, are done too: without them a probe that cannot fail
-would pass.`,
+would pass. The same seed makes the same choices.
+
+With --url the claim is looked at on a running server of the same build, and the
+defects are still the laboratory's. An experiment that leaves something on that server
+is refused without --disruptive.
+
+Exit code 1 says that the claim is false, 2 that it could not be looked at.`,
 		Example: `  audit-packet replay limits/cluster-cap
+  audit-packet replay audit/intact --url https://certctl.example:8443 --key-file auditor.key --roots ca.pem --checkpoint monday.note --verifier log.pub
   audit-packet replay migrate/ledger --controls=false`,
 		Args: cobra.ExactArgs(1),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -36,7 +40,7 @@ would pass.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			say := func(what string) { progress(cmd.ErrOrStderr(), what) }
-			r, err := replay(cmd.Context(), t, args[0], withControls, say)
+			r, err := replay(cmd.Context(), t, args[0], withControls, disruptive, say)
 			say("")
 			if err != nil {
 				return err
@@ -47,11 +51,15 @@ would pass.`,
 			if !withControls && r.Verdict == evidence.Vacuous && !slices.ContainsFunc(r.Checks, func(c evidence.Check) bool { return !c.Holds() }) {
 				return nil // as was asked for
 			}
+			if r.Verdict == evidence.Skipped {
+				return fmt.Errorf("%s could not be looked at: %s", r.Claim.ID, r.Reason)
+			}
 			return outcome([]evidence.Receipt{r})
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&t.server, "server", "", "certctl-server binary (default: beside this one)")
+	t.flags(f)
+	f.BoolVar(&disruptive, "disruptive", false, "with --url: allow what leaves something on that server")
 	f.BoolVar(&withControls, "controls", true, "show that the experiment can fail")
 	f.BoolVar(&asJSON, "json", false, "print the receipt as JSON")
 	return cmd
@@ -64,42 +72,44 @@ func claimIDs() (ids []string) {
 	return ids
 }
 
-func replay(ctx context.Context, t target, claim string, withControls bool, say func(string)) (r evidence.Receipt, err error) {
-	at := slices.IndexFunc(probe.Probes, func(p probe.Probe) bool { return p.Of.ID == claim })
+func replay(ctx context.Context, t target, claim string, withControls, disruptive bool, say func(string)) (r evidence.Receipt, err error) {
+	probes := probe.Probes()
+	at := slices.IndexFunc(probes, func(p probe.Probe) bool { return p.Of.ID == claim })
 	if at < 0 {
 		return r, fmt.Errorf("%q is no claim; the claims are %s", claim, strings.Join(claimIDs(), ", "))
 	}
-	p := probe.Probes[at]
-	if t.server == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return r, err
-		}
-		t.server = filepath.Join(filepath.Dir(self), "certctl-server")
+	p := probes[at]
+	if t.url != "" && p.Harms != "" && !disruptive {
+		return r, fmt.Errorf("the experiment of %s %s; --disruptive allows it to", claim, p.Harms)
+	}
+	if !withControls {
+		p.Controls = nil
+	}
+	if err := t.find(); err != nil {
+		return r, err
 	}
 	say("starting PostgreSQL and a server")
-	l, err := lab.Start(ctx, t.server)
+	l, err := t.laboratory(ctx)
 	if err != nil {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, l.Stop()) }()
 	declared := app.Declared()
-	base, stop, err := probe.Base(ctx, l, declared)
+	base, stop, err := probe.Base(ctx, l, declared, t.quick, t.seed)
 	if err != nil {
 		return r, err
 	}
-	say(claim)
-	o := p.Observe(ctx, base)
-	if err := stop(); err != nil {
-		return r, err
-	}
-	if withControls && o.Skipped == "" {
-		for _, d := range p.Controls {
-			say(claim + ", control: " + d.Says)
-			o.Controls = append(o.Controls, p.Control(ctx, base, d))
+	site := base
+	if t.url != "" {
+		if site, err = t.site(l, declared); err != nil {
+			return r, errors.Join(err, stop())
 		}
 	}
-	return p.Of.Receipt(declared, o), nil
+	seen, err := probe.Run(ctx, []probe.Probe{p}, site, base, stop, say)
+	if err != nil {
+		return r, err
+	}
+	return p.Of.Receipt(declared, seen[0]), nil
 }
 
 func printReceipt(w io.Writer, r evidence.Receipt, asJSON bool) error {

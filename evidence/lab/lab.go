@@ -30,7 +30,8 @@ import (
 
 // A Lab is a PostgreSQL of its own, and the secrets that its servers share.
 type Lab struct {
-	Binary string // certctl-server
+	Binary    string // certctl-server
+	Defective string // the same, built with the tag defects; empty if there is none
 
 	database     *local.Server
 	dir          string
@@ -117,9 +118,20 @@ func (l *Lab) create(ctx context.Context, template string) (string, error) {
 	return l.database.URL(name), err
 }
 
-// ClockOffset is the variable that sets the clock of a server forward, or back,
-// which was built with the tag defects.
-const ClockOffset = defect.ClockOffset
+// What servers are given that were built with the tag defects: ClockOffset sets
+// the clock forward, or back, and DefectSwitch has the server run with a defect.
+const (
+	ClockOffset  = defect.ClockOffset
+	DefectSwitch = defect.Switch
+)
+
+// binary is the server that takes what it is given.
+func (l *Lab) binary(settings map[string]string) string {
+	if l.Defective != "" && (settings[ClockOffset] != "" || settings[DefectSwitch] != "") {
+		return l.Defective
+	}
+	return l.Binary
+}
 
 // A Replica is a server process.
 type Replica struct {
@@ -142,7 +154,7 @@ func (l *Lab) Server(ctx context.Context, url string, settings map[string]string
 	l.replicas = append(l.replicas, r)
 	l.mu.Unlock()
 
-	cmd := exec.Command(l.Binary, "serve") //nolint:noctx // it outlives the call; Stop and Kill end it
+	cmd := exec.Command(l.binary(settings), "serve") //nolint:noctx // it outlives the call; Stop and Kill end it
 	// Nothing of this process's own environment decides what the server does.
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
 	for name, value := range l.Settings(r.Name, url, settings) {

@@ -45,33 +45,42 @@ type made struct {
 	revoked           map[string][]string // serials by the name of their issuer
 }
 
-// populated is a server with certificates in every state. before alters its
-// database before there are any; after when they are there, and on a copy: what
-// was made once is not made again.
-func populated(before, after string) func(context.Context, *Site) (*Site, func() error, error) {
-	return func(ctx context.Context, base *Site) (*Site, func() error, error) {
-		if before == "" && base.Populated != nil {
-			return served(nil, func(api.Declared) string { return after })(ctx, base.Populated)
-		}
-		s, end, err := fresh(ctx, base, before)
+// populated is a server with certificates in every state, on a copy of a database
+// in which they were made once.
+func populated(ctx context.Context, base *Site, d Defect) (*Site, func() error, error) {
+	base.once.mu.Lock()
+	defer base.once.mu.Unlock()
+	if base.once.populated == nil {
+		s, end, err := populatedOn(ctx, base, Defect{})
 		if err != nil {
 			return nil, nil, err
 		}
-		first := &api.NewBootstrap{}
-		first.Body.Name, first.Body.Token = "administrator", s.Lab.BootstrapToken()
-		key, err := client.Do(ctx, s.Admin, api.Bootstrap, first)
-		if err == nil {
-			s.Admin = s.Admin.With(key.Secret)
-			err = s.populate(ctx)
+		if err := end(); err != nil { // copies are made of what nobody uses
+			return nil, nil, err
 		}
-		if err != nil {
-			return nil, nil, errors.Join(err, end())
-		}
-		if before == "" {
-			base.Populated = s
-		}
-		return s, end, nil
+		base.once.populated = s
 	}
+	return served(ctx, base.once.populated, d)
+}
+
+// populatedOn is a server with certificates in every state, on a database that was
+// altered before there were any.
+func populatedOn(ctx context.Context, base *Site, d Defect) (*Site, func() error, error) {
+	s, end, err := fresh(ctx, base, d.sql(base.Declared))
+	if err != nil {
+		return nil, nil, err
+	}
+	first := &api.NewBootstrap{}
+	first.Body.Name, first.Body.Token = "administrator", s.Lab.BootstrapToken()
+	key, err := client.Do(ctx, s.Admin, api.Bootstrap, first)
+	if err == nil {
+		s.Admin = s.Admin.With(key.Secret)
+		err = s.populate(ctx)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, end())
+	}
+	return s, end, nil
 }
 
 // populate makes certificates of every issuer under every profile, and brings

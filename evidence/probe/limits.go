@@ -40,47 +40,47 @@ const (
 // limitProbes are the experiments with limits.
 var limitProbes = []Probe{
 	{
-		Of: evidence.CapIsTheClusters, Needs: []Need{Processes}, Look: lookCaps(limit.Cluster),
+		Of: evidence.CapIsTheClusters, Needs: []Need{Processes}, Look: lookCaps(limit.Cluster), Make: own,
 		Controls: []Defect{
 			{
-				Says:  "each replica has buckets of its own in its memory",
-				Turns: each(evidence.AtThree, evidence.Restarted),
-				Site:  with(map[string]string{config.RateLimitScope.Name: limit.Memory.Name}, ""),
+				Says:     "each replica has buckets of its own in its memory",
+				Turns:    each(evidence.AtThree, evidence.Restarted),
+				Settings: map[string]string{config.RateLimitScope.Name: limit.Memory.Name},
 			},
 			{
 				Says:  "the database admits one more than the cap",
 				Turns: each(evidence.AtOne, evidence.AtThree),
-				Site:  with(nil, took(`bucket`, `cap + 1`, ``)),
+				SQL:   always(took(`bucket`, `cap + 1`, ``)),
 			},
 		},
 	},
 	{
-		Of: evidence.CapIsEachReplicas, Needs: []Need{Processes}, Look: lookCaps(limit.Memory),
+		Of: evidence.CapIsEachReplicas, Needs: []Need{Processes}, Look: lookCaps(limit.Memory), Make: own,
 		Controls: []Defect{{
-			Says:  "the replicas share the buckets",
-			Turns: each(evidence.AtThree, evidence.Restarted),
-			Site:  with(map[string]string{config.RateLimitScope.Name: limit.Cluster.Name}, ""),
+			Says:     "the replicas share the buckets",
+			Turns:    each(evidence.AtThree, evidence.Restarted),
+			Settings: map[string]string{config.RateLimitScope.Name: limit.Cluster.Name},
 		}},
 	},
 	{
-		Of: evidence.KeysAreKnown, Needs: []Need{Processes}, Look: lookKeys,
+		Of: evidence.KeysAreKnown, Needs: []Need{Processes}, Look: lookKeys, Make: own,
 		Controls: []Defect{
 			{
-				Says:  "the server trusts whoever writes a header",
-				Turns: turned(limit.Address, evidence.ByHeader),
-				Site:  with(map[string]string{config.TrustedProxies.Name: "127.0.0.0/8"}, ""),
+				Says:     "the server trusts whoever writes a header",
+				Turns:    turned(limit.Address, evidence.ByHeader),
+				Settings: map[string]string{config.TrustedProxies.Name: "127.0.0.0/8"},
 			},
 			{
 				Says: "the database puts all keys into one bucket",
 				Turns: func(d api.Declared) []string {
 					return append(turned(limit.Address, evidence.ByAddress)(d), turned(limit.Actor, evidence.ByKey)(d)...)
 				},
-				Site: with(nil, took(`'everybody'`, `cap`, ``)),
+				SQL: always(took(`'everybody'`, `cap`, ``)),
 			},
 		},
 	},
 	{
-		Of: evidence.LimitsAreApart, Needs: []Need{Processes}, Look: lookIsolation,
+		Of: evidence.LimitsAreApart, Needs: []Need{Processes}, Look: lookIsolation, Make: own,
 		Controls: []Defect{{
 			Says: "a decision of one limit uses up the buckets that others have for the same key",
 			Turns: func(d api.Declared) []string {
@@ -92,29 +92,26 @@ var limitProbes = []Probe{
 				}
 				return names
 			},
-			Site: with(nil, took(`bucket`, `cap`, `
+			SQL: always(took(`bucket`, `cap`, `
 				update rate_limits r set state[8] = r.state[8] * 2
 				where r.key = bucket and r.name in ('`+limit.HTTPAddress.Name+`', '`+limit.HTTPActor.Name+`') and r.name <> limit_name;`)),
 		}},
 	},
 	{
-		Of: evidence.WaitIsTold, Needs: []Need{Processes}, Look: lookWaits,
+		Of: evidence.WaitIsTold, Needs: []Need{Processes}, Look: lookWaits, Make: own,
 		Controls: []Defect{{
 			Says:  "half of the time is told",
 			Turns: each(evidence.InTime),
-			Site:  with(nil, took(`bucket`, `cap`, `state[4] := state[4] / 2;`)),
+			SQL:   always(took(`bucket`, `cap`, `state[4] := state[4] / 2;`)),
 		}},
 	},
 }
 
-// with is a site whose servers are given further settings, on a database that was
-// altered.
-func with(settings map[string]string, sql string) func(context.Context, *Site) (*Site, func() error, error) {
-	return func(_ context.Context, base *Site) (*Site, func() error, error) {
-		s := *base
-		s.With, s.Altered = settings, sql
-		return &s, nothing, nil
-	}
+// own is a site whose servers the probe starts, on databases that it alters.
+func own(_ context.Context, base *Site, d Defect) (*Site, func() error, error) {
+	s := *base
+	s.With, s.Altered = d.settings(), d.sql(base.Declared)
+	return &s, nothing, nil
 }
 
 // each are the checks of every limit.

@@ -28,7 +28,7 @@ func TestCapsHoldWithClocksApart(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	for _, p := range probe.Probes {
+	for _, p := range probe.Probes() {
 		if p.Of != evidence.CapIsTheClusters {
 			continue
 		}

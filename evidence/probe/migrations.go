@@ -22,12 +22,12 @@ const racing = 8
 
 // migrationsProbe is the experiment with processes that migrate at once.
 var migrationsProbe = Probe{
-	Of: evidence.MigrationsRace, Needs: []Need{Processes}, Look: lookMigrations,
+	Of: evidence.MigrationsRace, Needs: []Need{Processes}, Look: lookMigrations, Make: own,
 	Controls: []Defect{{
 		Says:  "the lock of the database locks nobody out",
 		Turns: func(api.Declared) []string { return []string{evidence.EndedWell, evidence.KilledSome} },
 		// A function of the database's owner is found before the one of PostgreSQL.
-		Site: with(nil, `
+		SQL: always(`
 			create function public.pg_advisory_lock(bigint) returns void language sql as 'select';
 			create function public.pg_try_advisory_lock(bigint) returns boolean language sql as 'select true';
 			create function public.pg_advisory_unlock(bigint) returns boolean language sql as 'select true';

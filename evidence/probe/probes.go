@@ -26,71 +26,65 @@ import (
 	"certctl/server/schedule"
 )
 
-// Probes are the experiments, one per claim.
-var Probes = append([]Probe{
+// probes are the experiments with a server and its copies.
+var probes = []Probe{
 	{
-		Of: evidence.LedgerMatches, Needs: []Need{Database}, Look: lookLedger,
+		Of: evidence.LedgerMatches, Needs: []Need{Database}, Look: lookLedger, Make: copied,
 		Controls: []Defect{
 			{
 				Says:  "the ledger says that the newest migration was applied from another file",
 				Turns: func(d api.Declared) []string { return []string{newest(d)} },
-				Site: altered(func(d api.Declared) string {
+				SQL: func(d api.Declared) string {
 					return `update schema_migrations set sha256 = repeat('0', 64) where version = '` + newest(d) + `'`
-				}),
+				},
 			},
 			{
 				Says:  "the ledger lacks the newest migration and has one that no file has",
 				Turns: func(d api.Declared) []string { return []string{newest(d), evidence.OtherRows} },
-				Site: altered(func(d api.Declared) string {
+				SQL: func(d api.Declared) string {
 					return `update schema_migrations set version = '9999_elsewhere' where version = '` + newest(d) + `'`
-				}),
+				},
 			},
 		},
 	},
 	{
-		Of: evidence.CatalogMatches, Needs: []Need{Database}, Look: lookCatalog,
+		Of: evidence.CatalogMatches, Needs: []Need{Database}, Look: lookCatalog, Make: copied,
 		Controls: []Defect{
 			{
 				Says:  "a column was added to a table by hand",
 				Turns: func(api.Declared) []string { return []string{"api_keys"} },
-				Site:  altered(func(api.Declared) string { return `alter table api_keys add column added_by_hand text` }),
+				SQL:   always(`alter table api_keys add column added_by_hand text`),
 			},
 			{
 				Says:  "the function that keeps events from being edited lets everything pass",
 				Turns: func(api.Declared) []string { return []string{evidence.Functions} },
-				Site: altered(func(api.Declared) string {
-					return `create or replace function audit_refuse() returns trigger language plpgsql as $$ begin return null; end $$`
-				}),
+				SQL:   always(`create or replace function audit_refuse() returns trigger language plpgsql as $$ begin return null; end $$`),
 			},
 			{
 				Says:  "the trigger that keeps events from being edited is disabled",
 				Turns: func(api.Declared) []string { return []string{"audit_events"} },
-				Site:  altered(func(api.Declared) string { return `alter table audit_events disable trigger user` }),
+				SQL:   always(`alter table audit_events disable trigger user`),
 			},
 		},
 	},
 	{
-		Of: evidence.LoopsPass, Needs: []Need{Database}, Look: lookPasses,
+		Of: evidence.LoopsPass, Needs: []Need{Database}, Look: lookPasses, Make: served,
 		Controls: []Defect{
 			{
 				Says:  "no loop that has a lease passed for two days",
 				Turns: leased,
-				Site: served(nil, func(api.Declared) string {
-					return `update leases set due_at = now() + interval '1 hour';
+				SQL: always(`update leases set due_at = now() + interval '1 hour';
 						update loop_runs set started_at = started_at - interval '2 days', finished_at = finished_at - interval '2 days'
-						where loop in (select name from leases)`
-				}),
+						where loop in (select name from leases)`),
 			}, {
 				Says:  "an absent replica holds the lease of every loop that has one",
 				Turns: leased,
-				Site: served(nil, func(api.Declared) string {
-					return `delete from loop_runs; update leases set holder = 'absent', expires_at = now() + interval '1 hour'`
-				}),
+				SQL:   always(`delete from loop_runs; update leases set holder = 'absent', expires_at = now() + interval '1 hour'`),
 			},
 		},
 	},
 	{
-		Of: evidence.SettingsHold, Needs: []Need{Database, Processes}, Look: lookSettings,
+		Of: evidence.SettingsHold, Needs: []Need{Database, Processes}, Look: lookSettings, Make: served,
 		Controls: []Defect{{
 			Says: "the process runs with another period and another bound than it was given",
 			Turns: func(api.Declared) []string {
@@ -99,28 +93,28 @@ var Probes = append([]Probe{
 					config.MaxBodyBytes.Name, evidence.BodyBound,
 				}
 			},
-			Site: served(map[string]string{config.AuditSequenceEvery.Name: "500ms", config.MaxBodyBytes.Name: "150000"},
-				func(api.Declared) string { return `delete from loop_runs` }),
+			Settings: map[string]string{config.AuditSequenceEvery.Name: "500ms", config.MaxBodyBytes.Name: "150000"},
+			SQL:      always(`delete from loop_runs`),
 		}},
 	},
 	{
-		Of: evidence.TrailIntact, Needs: []Need{Checkpoint}, Look: lookTrail,
+		Of: evidence.TrailIntact, Needs: []Need{Checkpoint}, Look: lookTrail, Make: served,
 		Controls: []Defect{
-			{Says: "an event was edited", Turns: turns(audit.Edited), Site: served(nil, tamper(editEvent))},
-			{Says: "an event was deleted", Turns: turns(audit.Missing), Site: served(nil, tamper(deleteEvent))},
-			{Says: "two entries of the log were swapped", Turns: turns(audit.Swapped), Site: served(nil, tamper(swapEntries))},
+			{Says: "an event was edited", Turns: turns(audit.Edited), SQL: tamper(editEvent)},
+			{Says: "an event was deleted", Turns: turns(audit.Missing), SQL: tamper(deleteEvent)},
+			{Says: "two entries of the log were swapped", Turns: turns(audit.Swapped), SQL: tamper(swapEntries)},
 			{
 				Says: "the newest entries were removed, with their hashes and checkpoints", Turns: turns(audit.Truncated, outside),
-				Site: served(nil, tamper(truncateLog)),
+				SQL: tamper(truncateLog),
 			},
 			{
 				Says: "an older copy of the tables was restored, and written on", Turns: turns(audit.Replaced, outside),
-				Site: servedAndWorked(tamper(truncateLog)),
+				SQL: tamper(truncateLog), Make: servedAndWorked,
 			},
 		},
 	},
 	{
-		Of: evidence.ActionsWritten, Needs: []Need{Database, Processes}, Look: lookActions,
+		Of: evidence.ActionsWritten, Needs: []Need{Database, Processes}, Look: lookActions, Make: workedOn,
 		Controls: []Defect{
 			{
 				Says: "nobody worked with the server",
@@ -133,12 +127,12 @@ var Probes = append([]Probe{
 					}
 					return names
 				},
-				Site: idle,
+				Make: idle,
 			},
 			{
 				Says:  "the rotation of a key is written down as its revocation",
 				Turns: func(api.Declared) []string { return []string{audit.KeyRotated.Name, "call of " + api.RotateKey.Name} },
-				Site: workedOn(`
+				SQL: always(`
 					create function misname() returns trigger language plpgsql as $$
 					begin
 						new.action := '` + audit.KeyRevoked.Name + `';
@@ -150,49 +144,47 @@ var Probes = append([]Probe{
 		},
 	},
 	{
-		Of: evidence.RolesGuard, Needs: []Need{Processes}, Look: lookRoles,
+		Of: evidence.RolesGuard, Needs: []Need{Processes}, Look: lookRoles, Make: served,
 		Controls: []Defect{{
 			Says:  "the database gives whoever gets one of the roles another beside it",
 			Turns: func(api.Declared) []string { return []string{perm.Auditor.Name} },
-			Site: served(nil, func(api.Declared) string {
-				return `
+			SQL: always(`
 					create function more() returns trigger language plpgsql as $$
 					begin
 						insert into key_roles (key_id, role, granted_by) values (new.key_id, '` + perm.CLI.Name + `', 'more');
 						return null;
 					end $$;
 					create trigger more after insert on key_roles for each row
-						when (new.role = '` + perm.Auditor.Name + `') execute function more()`
-			}),
+						when (new.role = '` + perm.Auditor.Name + `') execute function more()`),
 		}},
 	},
 	{
-		Of: evidence.CertificatesVerify, Needs: []Need{Database, Processes}, Site: populated("", ""), Look: lookCertificates,
+		Of: evidence.CertificatesVerify, Needs: []Need{Database, Processes}, Site: populated, Look: lookCertificates, Make: populated,
 		Controls: []Defect{
 			{
 				Says:  "the rows of two certificates hold each other's bytes",
 				Turns: checks(evidence.LeavesVerify(issuers[0]), evidence.LeavesVerify(issuers[1]), evidence.BytesAreTheRows),
-				Site:  populated("", swapLeaves),
+				SQL:   always(swapLeaves),
 			},
 			{
 				Says:  "the event of an issuance was deleted",
 				Turns: checks(evidence.EachHasItsEvent),
-				Site:  populated("", deleteIssuance),
+				SQL:   always(deleteIssuance),
 			},
 			{
 				Says:  "the database keeps every revocation from the lists",
 				Turns: checks(evidence.AllListed(issuers[0]), evidence.AllListed(issuers[1])),
-				Site:  populated(unlist, ""),
+				SQL:   always(unlist), Make: populatedOn,
 			},
 			{
 				Says:  "the row of a revocation was added by hand, with the entry of another issuer's",
 				Turns: checks(evidence.NoneElseListed(issuers[0])),
-				Site:  populated("", listOther),
+				SQL:   always(listOther),
 			},
 		},
 	},
 	{
-		Of: evidence.RulesRefuse, Needs: []Need{Database, Processes}, Look: lookRules,
+		Of: evidence.RulesRefuse, Needs: []Need{Database, Processes}, Look: lookRules, Make: served,
 		Controls: []Defect{{
 			Says: "the database widens every profile that is written",
 			Turns: func(api.Declared) []string {
@@ -202,18 +194,18 @@ var Probes = append([]Probe{
 				}
 				return names
 			},
-			Site: served(nil, func(api.Declared) string { return widen }),
+			SQL: always(widen),
 		}},
 	},
 	{
-		Of: evidence.LeaseFences, Needs: []Need{Database, Processes}, Look: lookLease,
+		Of: evidence.LeaseFences, Needs: []Need{Database, Processes}, Look: lookLease, Make: served,
 		Controls: []Defect{{
 			Says:  "the database does not keep who takes a job from another",
 			Turns: checks(evidence.NothingWritten, evidence.JobStaysTaken, evidence.ReplicaLost),
-			Site:  served(nil, func(api.Declared) string { return untakeable }),
+			SQL:   always(untakeable),
 		}},
 	},
-}, append(limitProbes, sendingProbe, migrationsProbe)...)
+}
 
 // checks are those that a defect turns red, whatever is declared.
 func checks(names ...string) func(api.Declared) []string {

@@ -23,12 +23,12 @@ import (
 
 // sendingProbe is the experiment with what is sent.
 var sendingProbe = Probe{
-	Of: evidence.SentOnce, Needs: []Need{Processes}, Look: lookSending,
+	Of: evidence.SentOnce, Needs: []Need{Processes}, Look: lookSending, Make: own,
 	Controls: []Defect{
 		{
 			Says:  "the lease of what is sent the first time is over at once",
 			Turns: func(api.Declared) []string { return []string{evidence.BeyondUnderWay} },
-			Site: with(nil, `
+			SQL: always(`
 				create function lapse() returns trigger language plpgsql as $$
 				begin
 					new.leased_until := clock_timestamp() + interval '1 millisecond';
@@ -39,11 +39,11 @@ var sendingProbe = Probe{
 		{
 			Says:  "the database forgets which digests it has queued",
 			Turns: func(api.Declared) []string { return []string{evidence.DigestsArrived} },
-			Site: with(nil, `
+			SQL: always(`
 				create function forget() returns trigger language plpgsql as $$
 				begin
 					delete from digests;
-					update notifications set once = id where event = '`+outbox.Digest.Name+`';
+					update notifications set once = id where event = '` + outbox.Digest.Name + `';
 					return null;
 				end $$;
 				create trigger forget after insert on digests for each statement execute function forget()`),

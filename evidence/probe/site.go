@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,12 +45,12 @@ var given = map[string]string{
 // Base starts a server on a database of its own, works with it until every
 // audit action was written, and learns a checkpoint. Its end stops the server
 // and keeps the database.
-func Base(ctx context.Context, l *lab.Lab, d api.Declared) (*Site, func() error, error) {
+func Base(ctx context.Context, l *lab.Lab, d api.Declared, quick bool, seed uint64) (*Site, func() error, error) {
 	url, err := l.Database(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	s := &Site{Lab: l, Declared: d, Database: url}
+	s := &Site{Lab: l, Declared: d, Database: url, Quick: quick, Seed: seed, once: &once{}}
 	end, err := s.serve(ctx, given)
 	if err != nil {
 		return nil, nil, err
@@ -288,60 +289,51 @@ func (s *Site) clone(ctx context.Context, alter string) (*Site, error) {
 
 func nothing() error { return nil }
 
-// altered is a defect of the rows or the catalog of the database.
-func altered(sql func(api.Declared) string) func(context.Context, *Site) (*Site, func() error, error) {
-	return func(ctx context.Context, base *Site) (*Site, func() error, error) {
-		s, err := base.clone(ctx, sql(base.Declared))
-		return s, nothing, err
-	}
+// copied is a copy of the database, without a server.
+func copied(ctx context.Context, base *Site, d Defect) (*Site, func() error, error) {
+	s, err := base.clone(ctx, d.sql(base.Declared))
+	return s, nothing, err
 }
 
-// served is a server, with other settings, on a database that was altered.
-func served(settings map[string]string, sql func(api.Declared) string) func(context.Context, *Site) (*Site, func() error, error) {
-	return func(ctx context.Context, base *Site) (*Site, func() error, error) {
-		s, err := base.clone(ctx, sql(base.Declared))
-		if err != nil {
-			return nil, nil, err
-		}
-		with := map[string]string{}
-		for _, m := range []map[string]string{given, settings} {
-			for k, v := range m {
-				with[k] = v
-			}
-		}
-		s.Given = s.Lab.Settings("", s.Database, given)
-		end, err := s.serve(ctx, with)
-		return s, end, err
+// served is a server on a copy of the database. It is said to have been given
+// what it would have been without the defect.
+func served(ctx context.Context, base *Site, d Defect) (*Site, func() error, error) {
+	s, err := base.clone(ctx, d.sql(base.Declared))
+	if err != nil {
+		return nil, nil, err
 	}
+	with := maps.Clone(given)
+	maps.Copy(with, d.settings())
+	s.Given = s.Lab.Settings("", s.Database, given)
+	end, err := s.serve(ctx, with)
+	return s, end, err
 }
 
 // servedAndWorked writes more events than the altered database lacks.
-func servedAndWorked(sql func(api.Declared) string) func(context.Context, *Site) (*Site, func() error, error) {
-	return func(ctx context.Context, base *Site) (*Site, func() error, error) {
-		s, end, err := served(nil, sql)(ctx, base)
-		if err != nil {
-			return nil, nil, err
-		}
-		kept := s.Checkpoint
-		err = s.work(ctx)
-		if err == nil {
-			err = s.fill(ctx)
-		}
-		if err == nil {
-			err = s.learn(ctx)
-		}
-		s.Checkpoint = kept
-		if err != nil {
-			return nil, nil, errors.Join(err, end())
-		}
-		return s, end, nil
+func servedAndWorked(ctx context.Context, base *Site, d Defect) (*Site, func() error, error) {
+	s, end, err := served(ctx, base, d)
+	if err != nil {
+		return nil, nil, err
 	}
+	kept := s.Checkpoint
+	err = s.work(ctx)
+	if err == nil {
+		err = s.fill(ctx)
+	}
+	if err == nil {
+		err = s.learn(ctx)
+	}
+	s.Checkpoint = kept
+	if err != nil {
+		return nil, nil, errors.Join(err, end())
+	}
+	return s, end, nil
 }
 
 // fresh is a server that nobody has called, on a database of its own whose
 // schema was altered before.
 func fresh(ctx context.Context, base *Site, sql string) (*Site, func() error, error) {
-	s := &Site{Lab: base.Lab, Declared: base.Declared}
+	s := &Site{Lab: base.Lab, Declared: base.Declared, Quick: base.Quick, Seed: base.Seed, once: base.once}
 	var err error
 	if s.Database, err = base.Lab.Database(ctx); err != nil {
 		return nil, nil, err
@@ -370,21 +362,21 @@ func (s *Site) alter(ctx context.Context, sql string) error {
 }
 
 // workedOn is a fresh server that was worked with.
-func workedOn(sql string) func(context.Context, *Site) (*Site, func() error, error) {
-	return func(ctx context.Context, base *Site) (*Site, func() error, error) {
-		s, end, err := fresh(ctx, base, sql)
-		if err != nil {
-			return nil, nil, err
-		}
-		if err := s.work(ctx); err != nil {
-			return nil, nil, errors.Join(err, end())
-		}
-		return s, end, nil
+func workedOn(ctx context.Context, base *Site, d Defect) (*Site, func() error, error) {
+	s, end, err := fresh(ctx, base, d.sql(base.Declared))
+	if err != nil {
+		return nil, nil, err
 	}
+	if err := s.work(ctx); err != nil {
+		return nil, nil, errors.Join(err, end())
+	}
+	return s, end, nil
 }
 
 // idle is a fresh server that nobody calls.
-func idle(ctx context.Context, base *Site) (*Site, func() error, error) { return fresh(ctx, base, "") }
+func idle(ctx context.Context, base *Site, _ Defect) (*Site, func() error, error) {
+	return fresh(ctx, base, "")
+}
 
 // outside is the check that a checkpoint which was kept agrees with the log.
 const outside audit.Kind = "checkpoint kept outside"

@@ -8,3 +8,6 @@ import "time"
 const On = false
 
 func clockOffset() time.Duration { return 0 }
+
+// Is reports whether the replica runs with a defect.
+func Is(Name) bool { return false }

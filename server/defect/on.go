@@ -19,3 +19,8 @@ var clockOffset = sync.OnceValue(func() time.Duration {
 	}
 	return d
 })
+
+// Is reports whether the replica runs with a defect.
+func Is(n Name) bool { return n == current() }
+
+var current = sync.OnceValue(func() Name { return Name(os.Getenv(Switch)) })

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 
+	"certctl/server/defect"
 	"certctl/server/pg"
 )
 
@@ -97,10 +98,11 @@ func (t *Task) inTx(ctx context.Context, f, last func(pgx.Tx) error) error {
 	err := pg.InTx(ctx, t.db, func(tx pgx.Tx) error {
 		var held bool
 		err := tx.QueryRow(ctx, fence, pgx.StrictNamedArgs{"id": t.ID, "token": t.token}).Scan(&held)
-		if errors.Is(err, pgx.ErrNoRows) {
+		switch {
+		case errors.Is(err, pgx.ErrNoRows) && defect.Is(defect.UnfencedJob):
+		case errors.Is(err, pgx.ErrNoRows):
 			return ErrLost
-		}
-		if err != nil {
+		case err != nil:
 			return pg.Fault(err, "job")
 		}
 		t.close()

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"certctl/server/config"
+	"certctl/server/defect"
 	"certctl/server/metric"
 	"certctl/server/pg"
 	"certctl/server/table"
@@ -97,10 +98,11 @@ func (p *Pass) InTx(ctx context.Context, f func(pgx.Tx) error) error {
 			err := tx.QueryRow(ctx, fence, pgx.StrictNamedArgs{
 				"name": p.loop, "token": p.Token, "idle": milliseconds(p.ttl),
 			}).Scan(&held)
-			if errors.Is(err, pgx.ErrNoRows) {
+			switch {
+			case errors.Is(err, pgx.ErrNoRows) && defect.Is(defect.UnfencedLoop):
+			case errors.Is(err, pgx.ErrNoRows):
 				return ErrLost
-			}
-			if err != nil {
+			case err != nil:
 				return fmt.Errorf("check the lease: %w", err)
 			}
 		}

@@ -1,0 +1,95 @@
+package probe
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+
+	"certctl/evidence"
+)
+
+// Run looks at the site for each experiment, ends the base, and looks at copies
+// of it with each defect. stop ends the base: copies are made of a database that
+// nobody uses.
+func Run(ctx context.Context, probes []Probe, site, base *Site, stop func() error, say func(string)) ([]evidence.Observation, error) {
+	seen := make([]evidence.Observation, len(probes))
+	work := crew{say: say}
+	for i, p := range probes {
+		work.add(p.Of.ID, p.Alone, func() { seen[i] = p.Observe(ctx, site) })
+	}
+	work.do()
+	if err := stop(); err != nil {
+		return nil, err
+	}
+	work = crew{say: say}
+	for i, p := range probes {
+		if seen[i].Skipped != "" {
+			continue // a control of nothing
+		}
+		seen[i].Controls = make([]evidence.ControlObservation, len(p.Controls))
+		for j, d := range p.Controls {
+			work.add(p.Of.ID+", control: "+d.Says, p.Alone, func() { seen[i].Controls[j] = p.Control(ctx, base, d) })
+		}
+	}
+	work.do()
+	return seen, ctx.Err()
+}
+
+// A crew does experiments, several at once: most of them wait most of the time.
+type crew struct {
+	say   func(string)
+	tasks []task
+}
+
+type task struct {
+	name  string
+	alone bool
+	do    func()
+}
+
+func (c *crew) add(name string, alone bool, do func()) {
+	c.tasks = append(c.tasks, task{name, alone, do})
+}
+
+// atATime is how many experiments are done at once.
+func atATime() int { return 1 + runtime.NumCPU() }
+
+// do does all tasks, those that measure times in the end and one by one.
+func (c *crew) do() {
+	slices.SortStableFunc(c.tasks, func(a, b task) int {
+		switch {
+		case a.alone == b.alone:
+			return 0
+		case b.alone:
+			return -1
+		}
+		return 1
+	})
+	var mu sync.Mutex
+	begun := 0
+	begin := func(t task) {
+		mu.Lock()
+		defer mu.Unlock()
+		begun++
+		c.say(fmt.Sprintf("%d of %d: %s", begun, len(c.tasks), t.name))
+	}
+	var wg sync.WaitGroup
+	seats := make(chan struct{}, atATime())
+	for _, t := range c.tasks {
+		if t.alone {
+			wg.Wait()
+			begin(t)
+			t.do()
+			continue
+		}
+		seats <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-seats }()
+			begin(t)
+			t.do()
+		})
+	}
+	wg.Wait()
+}
