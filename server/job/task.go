@@ -99,7 +99,7 @@ func (t *Task) inTx(ctx context.Context, f, last func(pgx.Tx) error) error {
 		var held bool
 		err := tx.QueryRow(ctx, fence, pgx.StrictNamedArgs{"id": t.ID, "token": t.token}).Scan(&held)
 		switch {
-		case errors.Is(err, pgx.ErrNoRows) && defect.Is(defect.UnfencedJob):
+		case errors.Is(err, pgx.ErrNoRows) && defect.On && defect.Is(defect.UnfencedJob):
 		case errors.Is(err, pgx.ErrNoRows):
 			return ErrLost
 		case err != nil:

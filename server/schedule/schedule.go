@@ -99,7 +99,7 @@ func (p *Pass) InTx(ctx context.Context, f func(pgx.Tx) error) error {
 				"name": p.loop, "token": p.Token, "idle": milliseconds(p.ttl),
 			}).Scan(&held)
 			switch {
-			case errors.Is(err, pgx.ErrNoRows) && defect.Is(defect.UnfencedLoop):
+			case errors.Is(err, pgx.ErrNoRows) && defect.On && defect.Is(defect.UnfencedLoop):
 			case errors.Is(err, pgx.ErrNoRows):
 				return ErrLost
 			case err != nil:
