@@ -53,6 +53,7 @@ type Site struct {
 type once struct {
 	mu        sync.Mutex
 	populated *Site // where certificates were made to be looked at
+	staged    *Site // where loops find work
 }
 
 // times is how often something is done: once in a while, or many times.
@@ -138,7 +139,7 @@ func always(sql string) func(api.Declared) string { return func(api.Declared) st
 func Probes() []Probe { return registered }
 
 var registered = func() (all []Probe) {
-	for _, p := range slices.Concat(probes, limitProbes, []Probe{sendingProbe, migrationsProbe}) {
+	for _, p := range slices.Concat(probes, loopProbes(), limitProbes, []Probe{sendingProbe, migrationsProbe}) {
 		var err error
 		if all, err = Register(all, p); err != nil {
 			panic(err) // the tables of this package are wrong
