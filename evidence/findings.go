@@ -51,7 +51,7 @@ type FindingState string
 
 // The states. A finding is computed to be in one of them; nobody sets it.
 const (
-	FindingOpen      FindingState = "open"      // a receipt does not hold, and never all did
+	FindingOpen      FindingState = "open"      // a receipt does not hold, and never all did, or one proves nothing
 	FindingClosed    FindingState = "closed"    // every receipt holds
 	FindingDeferred  FindingState = "deferred"  // every receipt holds, and a row of the contract is not built
 	FindingFalsified FindingState = "falsified" // it was closed or deferred, and a receipt turned false
@@ -116,7 +116,7 @@ type Answer struct {
 // answer computes the state of a finding.
 func (f *Finding) answer(h History, now time.Time, d api.Declared, receipts []Receipt) Answer {
 	a := Answer{Finding: f}
-	var untrue, unsure []string
+	var untrue, hollow, unsure []string
 	for _, s := range f.Claims {
 		at := slices.IndexFunc(receipts, func(r Receipt) bool { return r.Claim.ID == s.ID })
 		if at < 0 {
@@ -129,7 +129,9 @@ func (f *Finding) answer(h History, now time.Time, d api.Declared, receipts []Re
 		case True:
 		case False:
 			untrue = append(untrue, s.ID+" is false: "+r.Reason)
-		case Unknown, Skipped, Vacuous, Stale:
+		case Vacuous:
+			hollow = append(hollow, s.ID+" is vacuous: "+r.Reason)
+		case Unknown, Skipped, Stale:
 			unsure = append(unsure, s.ID+" is "+string(r.Verdict)+": "+r.Reason)
 		}
 	}
@@ -147,6 +149,8 @@ func (f *Finding) answer(h History, now time.Time, d api.Declared, receipts []Re
 		a.State, a.Why = FindingFalsified, strings.Join(untrue, "; ")
 	case len(untrue) > 0:
 		a.State, a.Why = FindingOpen, strings.Join(untrue, "; ")
+	case len(hollow) > 0:
+		a.State, a.Why = FindingOpen, strings.Join(hollow, "; ")
 	case len(unsure) > 0:
 		a.State, a.Why = FindingUnknown, strings.Join(unsure, "; ")
 	case len(a.Missing) > 0 && (f.Deferred.Until == "" || late):
@@ -219,6 +223,11 @@ func findingPage(a Answer, h History) []byte {
 		slices.Sort(symbols)
 		p.paragraph("Code: " + codes(slices.Compact(symbols), none) + ".")
 	}
+	if cited := a.tests(); len(cited) > 0 {
+		p.heading("Tests")
+		p.paragraph("Each ran for the code of this packet, unless it is said why not.")
+		p.tests(cited)
+	}
 	if len(a.Rows) > 0 {
 		p.heading("What was asked about")
 		var rows [][]string
@@ -243,6 +252,18 @@ func findingPage(a Answer, h History) []byte {
 		p.printf("```\nAudit-Closes: %s\n```\n", a.ID)
 	}
 	return []byte(strings.TrimRight(p.String(), "\n") + "\n")
+}
+
+// tests are those that the receipts of a finding cite, each once.
+func (a Answer) tests() (all []Cited) {
+	for _, r := range a.Receipts {
+		for _, t := range r.Tests {
+			if !slices.Contains(all, t) {
+				all = append(all, t)
+			}
+		}
+	}
+	return all
 }
 
 // red counts the controls that turned red for their reason.

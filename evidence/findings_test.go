@@ -63,10 +63,15 @@ func TestFindings(t *testing.T) {
 		}
 	})
 	t.Run("what says nothing closes nothing", func(t *testing.T) {
-		for _, v := range []evidence.Verdict{evidence.Unknown, evidence.Skipped, evidence.Vacuous, evidence.Stale} {
+		for _, v := range []evidence.Verdict{evidence.Unknown, evidence.Skipped, evidence.Stale} {
 			if got := state(t, note(nil, now, map[string]evidence.Verdict{ledger: v}), "HIGH-1"); got != evidence.FindingUnknown {
 				t.Errorf("%s: it is %s", v, got)
 			}
+		}
+	})
+	t.Run("what proves nothing opens it again", func(t *testing.T) {
+		if got := state(t, note(good, now, map[string]evidence.Verdict{ledger: evidence.Vacuous}), "HIGH-1"); got != evidence.FindingOpen {
+			t.Errorf("it is %s", got)
 		}
 	})
 	t.Run("a deferral ends", func(t *testing.T) {

@@ -167,7 +167,8 @@ func limitAlgorithmsBlock(p *page, in Inputs) (string, error) {
 var (
 	CapIsTheClusters = statement("limits/cluster-cap",
 		"In scope cluster each limit admits its cap, at one replica and at three together, and not one more after all of them were killed and started again.",
-		judgeCaps, "limit.All", "limit.Limiter.Take", "store.Admit", "web.Route.Limits")
+		judgeCaps, "limit.All", "limit.Limiter.Take", "store.Admit", "web.Route.Limits").
+		citing("server/limit.TestReplicasAdmitTheCapTogether")
 	CapIsEachReplicas = statement("limits/memory-cap",
 		"In scope memory each of three replicas admits the cap of each limit, and admits it again once it was killed and started again.",
 		judgeCaps, "limit.All", "limit.Limiter.TakeOwn")
