@@ -296,7 +296,7 @@ func receiptPage(r Receipt) []byte {
 	}
 	if len(r.Tests) > 0 {
 		p.heading("Cited tests")
-		p.paragraph("They count because they ran for this code, were not skipped, passed, and hold something that can fail.")
+		p.paragraph("A test counts if it ran for this code, was not skipped, passed, and holds something that can fail.")
 		p.tests(r.Tests)
 	}
 	return []byte(strings.TrimRight(p.String(), "\n") + "\n")

@@ -225,7 +225,7 @@ func findingPage(a Answer, h History) []byte {
 	}
 	if cited := a.tests(); len(cited) > 0 {
 		p.heading("Tests")
-		p.paragraph("Each ran for the code of this packet, unless it is said why not.")
+		p.paragraph("A test counts if it ran for the code of this packet, was not skipped, passed, and holds something that can fail.")
 		p.tests(cited)
 	}
 	if len(a.Rows) > 0 {

@@ -16,11 +16,11 @@ func (t Test) String() string { return t.Package + "." + t.Name }
 // An Outcome is what became of a cited test.
 type Outcome string
 
-// The outcomes.
+// The outcomes, in go's words as far as it has them.
 const (
-	TestPassed  Outcome = "passed"
-	TestFailed  Outcome = "failed"
-	TestSkipped Outcome = "skipped" // it did so itself, or all of its subtests did
+	TestPassed  Outcome = "pass"
+	TestFailed  Outcome = "fail"
+	TestSkipped Outcome = "skip" // it did so itself, or all of its subtests did
 	TestNotRun  Outcome = "not run"
 )
 
