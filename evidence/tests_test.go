@@ -119,6 +119,38 @@ func TestAClaimIsWorthNoMoreThanTheTestsItCites(t *testing.T) {
 	}
 }
 
+func TestAFalsifiedFindingShowsWhatBrokeIt(t *testing.T) {
+	packet := ledgerPacket(t, func(r *evidence.TestRecord) {
+		if r.Test == evidence.LedgerMatches.Tests[0] {
+			r.Outcome = evidence.TestFailed
+		}
+	})
+	const claim = "| [`migrate/ledger`](../receipts/migrate-ledger.md) | "
+	page := func() string {
+		files, err := evidence.RenderPacket(packet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, page, _ := strings.Cut(string(files["findings/HIGH-1.md"]), "## What broke it\n")
+		page, _, _ = strings.Cut(page, "\n## ")
+		return page
+	}
+	if got, want := page(), claim+"`"+evidence.LedgerMatches.Tests[0].String()+"` | pass | fail |"; !strings.Contains(got, want) {
+		t.Errorf("the record does not say %s:\n%s", want, got)
+	}
+	packet = ledgerPacket(t, func(*evidence.TestRecord) {})
+	if got := page(); got != "" {
+		t.Errorf("nothing broke it, and the record says %s", got)
+	}
+	name := evidence.DataFile(evidence.LedgerMatches.ID)
+	data := packet.(fstest.MapFS)[name]
+	last := app.Declared().Migrations[len(app.Declared().Migrations)-1]
+	data.Data = []byte(strings.ReplaceAll(string(data.Data), last.SHA256, "edited"))
+	if got, want := page(), claim+last.Version+" | "+last.SHA256+" | edited |"; !strings.Contains(got, want) {
+		t.Errorf("the record does not say %s:\n%s", want, got)
+	}
+}
+
 func TestAFailedTestIsNotHiddenByWhatWasNotLookedAt(t *testing.T) {
 	of := evidence.LedgerMatches
 	failed := []evidence.TestRecord{{Test: of.Tests[0], Outcome: evidence.TestFailed, Asserts: true, Code: here}}
