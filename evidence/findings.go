@@ -278,7 +278,7 @@ func (a Answer) broken() (rows [][]string) {
 		}
 		for _, t := range r.Tests {
 			if t.Verdict == False {
-				rows = append(rows, []string{claim, code(t.Test.String()), string(TestPassed), string(t.Outcome)})
+				rows = append(rows, []string{claim, code(t.String()), string(TestPassed), string(t.Outcome)})
 			}
 		}
 	}

@@ -109,7 +109,7 @@ func hold(tests []Cited) bool {
 func (p *page) tests(tests []Cited) {
 	var rows [][]string
 	for _, t := range tests {
-		rows = append(rows, []string{code(t.Test.String()), string(t.Outcome), yes(t.Asserts), text(t.Reason), code("go test -count=1 -run '^" + t.Name + "$' ./" + t.Package)})
+		rows = append(rows, []string{code(t.String()), string(t.Outcome), yes(t.Asserts), text(t.Reason), code("go test -count=1 -run '^" + t.Name + "$' ./" + t.Package)})
 	}
 	p.grid([]string{"test", "outcome", "can fail", "why it is worth nothing", "run it again"}, rows)
 }

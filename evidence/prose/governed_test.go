@@ -76,19 +76,20 @@ func TestGovernedPagesStateNothingUnbound(t *testing.T) {
 		"<p>Every host</p>":                 "this HTML is not read, and so is bound to nothing: Every host",
 
 		// A binding is that of its own sentence, and has to be one.
-		"All of it. [Seen]" + receipt + ".":                                          `"All"`,
-		"It is [seen]" + receipt + ". All of it.":                                    `"All"`,
-		"It is [seen]" + receipt + "!\nAll of it.":                                   `"All"`,
-		"All is seen by `TestNobodyCites`.":                                          "`TestNobodyCites`, \"All\"",
-		"All is seen by `server/scan.TestNobodyCites`.":                              "`server/scan.TestNobodyCites`, \"All\"",
-		"[All](../../audit-packet/receipts/x.md) of it.":                             `"All"`,
-		"[All](../../audit-packet/README.md) of it.":                                 `"All"`,
-		"[All](https://example.com/audit-packet/receipts/scan-sees-hosts.md) of it.": `"All"`,
-		"TestHostIsSeen sees all.":                                                   `"all"`,
-		"Look at the claim `scan/sees-hosts`: all is seen.":                          "`scan/sees-hosts`, \"all\"",
-		"All of it.\n\n[Seen]" + receipt + ".":                                       `"All"`,
-		"- all of it\n- [seen]" + receipt:                                            `"all"`,
-		"It is so (all of it.) [Seen]" + receipt + ".":                               `"all"`,
+		"All of it. [Seen]" + receipt + ".":                                                `"All"`,
+		"It is [seen]" + receipt + ". All of it.":                                          `"All"`,
+		"It is [seen]" + receipt + "!\nAll of it.":                                         `"All"`,
+		"All is seen by `TestNobodyCites`.":                                                "`TestNobodyCites`, \"All\"",
+		"All is seen by `server/scan.TestNobodyCites`.":                                    "`server/scan.TestNobodyCites`, \"All\"",
+		"[All](../../audit-packet/receipts/x.md) of it.":                                   `"All"`,
+		"[All](../../audit-packet/README.md) of it.":                                       `"All"`,
+		"[All](https://example.com/audit-packet/receipts/scan-sees-hosts.md) of it.":       `"All"`,
+		"[All](https://example.com/../../audit-packet/receipts/scan-sees-hosts.md) of it.": `"All"`,
+		"TestHostIsSeen sees all.":                                                         `"all"`,
+		"Look at the claim `scan/sees-hosts`: all is seen.":                                "`scan/sees-hosts`, \"all\"",
+		"All of it.\n\n[Seen]" + receipt + ".":                                             `"All"`,
+		"- all of it\n- [seen]" + receipt:                                                  `"all"`,
+		"It is so (all of it.) [Seen]" + receipt + ".":                                     `"all"`,
 	} {
 		t.Run(want+" of "+page, func(t *testing.T) {
 			problems := govern(t, "# Page\n\nIt scans.\n"+"\n"+page+"\n")

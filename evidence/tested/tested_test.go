@@ -88,7 +88,7 @@ func runFixture(t *testing.T) map[string]compared {
 	}
 	all := map[string]compared{}
 	for _, r := range records {
-		all[r.Test.String()] = compared{wants[r.Test.String()], r}
+		all[r.String()] = compared{wants[r.String()], r}
 	}
 	if len(all) != len(wants) {
 		t.Errorf("%d records of %d tests", len(all), len(wants))
