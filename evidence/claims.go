@@ -38,23 +38,31 @@ func Statements() []*Statement { return statements.Rows() }
 var (
 	LedgerMatches = statement("migrate/ledger",
 		"Every migration that this build embeds was applied once, from the file that it embeds, and no other.",
-		judgeLedger, "migrate.Up", "migrate.Ledger", "migrations.Files")
+		judgeLedger, "migrate.Up", "migrate.Ledger", "migrations.Files").
+		citing("server/migrate.TestRunMigrations_PopulatesSchemaMigrations", "server/migrate.TestRunMigrations_SkipsAppliedOnSecondCall",
+			"server/migrate.TestRunMigrations_ConcurrentCallsSerialized", "server/migrate.TestRunMigrations_FreshDatabaseHappyPath")
 	CatalogMatches = statement("migrate/catalog",
 		"The live tables, functions and rules are what the migrations make of an empty database: nobody altered them by hand.",
 		judgeCatalog, "migrate.Up", "migrations.Files")
 	MigrationsRace = statement("migrate/concurrent",
 		"Eight processes that migrate an empty database at once all end without error and apply each migration once, "+
 			"and so do those that go on where others were killed in the middle.",
-		judgeMigrations, "migrate.Up", "migrate.Check", "migrations.Files")
+		judgeMigrations, "migrate.Up", "migrate.Check", "migrations.Files").
+		citing("server/migrate.TestRunMigrations_ConcurrentCallsSerialized", "server/migrate.TestKilledInTheMiddleOfAMigration")
 	LoopsPass = statement("schedule/passes",
 		"The newest pass of every declared loop ended without error and is not overdue, and no other loop runs.",
-		judgePasses, "schedule.Runner", "schedule.All", "app.App.Loops")
+		judgePasses, "schedule.Runner", "schedule.All", "app.App.Loops").
+		citing("server/schedule.TestOneReplicaLoopRunsOnOneReplicaAtATime", "server/schedule.TestPeriodIsThatOfTheCluster",
+			"server/schedule.TestLostLeaseStopsWritesAndThePass", "server/schedule.TestTakeoverClosesTheAbandonedPass",
+			"server/schedule.TestFailureIsInTheLedger")
 	SettingsHold = statement("config/in-force",
 		"A process says which settings it was given and withholds every secret; periods and the bound of a body are what was given.",
 		judgeSettings, "config.Load", "config.Show", "app.App.Run")
 	TrailIntact = statement("audit/intact",
 		"The audit log is what its checkpoints signed: nothing in it was edited, removed, moved or rolled back.",
-		judgeTrail, "audit.Log.Sequence", "audit.Export", "audit.VerifyStream")
+		judgeTrail, "audit.Log.Sequence", "audit.Export", "audit.VerifyStream").
+		citing("server/audit.TestVerifyNamesWhatWasChanged", "server/audit.TestVerifyStreamNamesWhatWasChangedInTheFile",
+			"server/audit.TestVerifyFindsAReturnToAnOlderCopy")
 	ActionsWritten = statement("audit/actions",
 		"Each step of work writes the audit action that names it, every declared action is written, and no undeclared one.",
 		judgeActions, "audit.Write", "audit.Actions")
@@ -64,7 +72,7 @@ var (
 )
 
 func statement(id, says string, judge func(api.Declared, json.RawMessage) ([]Check, error), symbols ...string) *Statement {
-	return statements.Add(&Statement{Claim{id, says, symbols}, judge})
+	return statements.Add(&Statement{Claim: Claim{ID: id, Says: says, Symbols: symbols}, Judge: judge})
 }
 
 // decide decodes what was seen for a judge.

@@ -20,7 +20,8 @@ var (
 		judgeRules, "cert.Profile.Approve", "cert.Profile.Validate", "cert.Rules")
 	LeaseFences = statement("jobs/lease",
 		"A replica whose job was taken from it while it was doing it cannot write the result.",
-		judgeLease, "job.Task.Complete", "job.Runner.Pass")
+		judgeLease, "job.Task.Complete", "job.Runner.Pass").
+		citing("server/job.TestLostLeaseWritesNothing", "server/job.TestLeaseThatRanOutIsLost", "server/job.TestEachJobTakesEffectOnce")
 )
 
 // CertificatesSeen are certificates as a server answers with them, and what

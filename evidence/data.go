@@ -2,6 +2,7 @@ package evidence
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ type Observation struct {
 	Failed   string               `json:"failed,omitempty"`  // why it could not be looked at
 	Seen     json.RawMessage      `json:"seen,omitempty"`
 	Controls []ControlObservation `json:"controls"`
+	Tests    []TestRecord         `json:"tests,omitempty"` // those that the claim cites
 }
 
 // A ControlObservation is what a probe saw of a system with a known defect.
@@ -36,6 +38,7 @@ type ControlObservation struct {
 type About struct {
 	Commit          string    `json:"commit"`
 	Version         string    `json:"version"`
+	Code            string    `json:"code"` // hash of the source tree; empty if there was none
 	BuiltAt         time.Time `json:"built_at"`
 	Seed            uint64    `json:"seed"`
 	Quick           bool      `json:"quick"` // each experiment once, with one fault
@@ -86,6 +89,10 @@ func Receipts(packet fs.FS) ([]Receipt, error) {
 	if err != nil {
 		return nil, err
 	}
+	about, err := load[About](packet, AboutFile)
+	if err != nil {
+		return nil, err
+	}
 	var receipts []Receipt
 	for _, s := range statements.Rows() {
 		o, err := load[Observation](packet, DataFile(s.ID))
@@ -95,14 +102,22 @@ func Receipts(packet fs.FS) ([]Receipt, error) {
 		if err != nil {
 			return nil, err
 		}
-		receipts = append(receipts, s.Receipt(declared, o))
+		receipts = append(receipts, s.Receipt(declared, about.Code, o))
 	}
 	return receipts, nil
 }
 
 // Receipt judges one observation of the claim, under the declarations of the build
-// that was looked at.
-func (s *Statement) Receipt(d api.Declared, o Observation) Receipt {
+// that was looked at, and the hash of its code.
+func (s *Statement) Receipt(d api.Declared, code string, o Observation) Receipt {
+	r := s.seen(d, o)
+	r.Tests = cite(s.Tests, code, o.Tests)
+	r.Verdict, r.Reason = with(r.Tests, r.Verdict, r.Reason)
+	return r
+}
+
+// seen judges what was seen.
+func (s *Statement) seen(d api.Declared, o Observation) Receipt {
 	r := Receipt{Claim: s.Claim, SeenAt: o.SeenAt, Data: DataFile(s.ID)}
 	switch {
 	case o.Skipped != "":
@@ -279,6 +294,11 @@ func receiptPage(r Receipt) []byte {
 		}
 		p.grid([]string{"defect", "must turn red", "turned red", "so the control is"}, rows)
 	}
+	if len(r.Tests) > 0 {
+		p.heading("Cited tests")
+		p.paragraph("A test counts if it ran for this code, was not skipped, passed, and holds something that can fail.")
+		p.tests(r.Tests)
+	}
 	return []byte(strings.TrimRight(p.String(), "\n") + "\n")
 }
 
@@ -341,6 +361,7 @@ func coverPage(s Summary, receipts []Receipt, answers []Answer) []byte {
 	p.grid([]string{"what", "value"}, [][]string{
 		{"commit", code(s.Commit)},
 		{"version", text(s.Version)},
+		{"hash of the code", code(cmp.Or(s.Code, "no source tree was at hand"))},
 		{"built at", s.BuiltAt.UTC().Format(time.RFC3339)},
 		{"platform", text(fmt.Sprintf("%s, %s, %d CPUs, PostgreSQL %s", s.Platform, s.Go, s.CPUs, s.Database))},
 		{"controls that turned red for their reason", fmt.Sprintf("%d of %d", s.ControlsRed, s.Controls)},

@@ -26,6 +26,9 @@ type Finding struct {
 	// is not declared here is not built.
 	Contract func(api.Declared) []ContractRow
 
+	// Wrong says why the audit was wrong, if it was. Claims show it.
+	Wrong string
+
 	// Deferred says why what is not built keeps the finding open, and until when
 	// that may be so.
 	Deferred Deferral
@@ -51,11 +54,12 @@ type FindingState string
 
 // The states. A finding is computed to be in one of them; nobody sets it.
 const (
-	FindingOpen      FindingState = "open"      // a receipt does not hold, and never all did
-	FindingClosed    FindingState = "closed"    // every receipt holds
-	FindingDeferred  FindingState = "deferred"  // every receipt holds, and a row of the contract is not built
-	FindingFalsified FindingState = "falsified" // it was closed or deferred, and a receipt turned false
-	FindingUnknown   FindingState = "unknown"   // a receipt says nothing
+	FindingOpen      FindingState = "open"           // a receipt does not hold, and never all did, or one proves nothing
+	FindingClosed    FindingState = "closed"         // every receipt holds
+	FindingDeferred  FindingState = "deferred"       // every receipt holds, and a row of the contract is not built
+	FindingFalsified FindingState = "falsified"      // it was closed, deferred or wrong, and a receipt turned false
+	FindingWrong     FindingState = "verified-false" // the audit was wrong, for the reason that the row has
+	FindingUnknown   FindingState = "unknown"        // a receipt says nothing
 )
 
 // FindingsFile is where the packet has the history of findings.
@@ -84,10 +88,10 @@ func (h History) last(id string) FindingState {
 	return ""
 }
 
-// held reports whether a finding ever was closed or deferred.
+// held reports whether a finding ever was closed, deferred or wrong.
 func (h History) held(id string) bool {
 	return slices.ContainsFunc(h, func(t Turn) bool {
-		return t.Finding == id && (t.State == FindingClosed || t.State == FindingDeferred)
+		return t.Finding == id && (t.State == FindingClosed || t.State == FindingDeferred || t.State == FindingWrong)
 	})
 }
 
@@ -116,7 +120,7 @@ type Answer struct {
 // answer computes the state of a finding.
 func (f *Finding) answer(h History, now time.Time, d api.Declared, receipts []Receipt) Answer {
 	a := Answer{Finding: f}
-	var untrue, unsure []string
+	var untrue, hollow, unsure []string
 	for _, s := range f.Claims {
 		at := slices.IndexFunc(receipts, func(r Receipt) bool { return r.Claim.ID == s.ID })
 		if at < 0 {
@@ -129,7 +133,9 @@ func (f *Finding) answer(h History, now time.Time, d api.Declared, receipts []Re
 		case True:
 		case False:
 			untrue = append(untrue, s.ID+" is false: "+r.Reason)
-		case Unknown, Skipped, Vacuous, Stale:
+		case Vacuous:
+			hollow = append(hollow, s.ID+" is vacuous: "+r.Reason)
+		case Unknown, Skipped, Stale:
 			unsure = append(unsure, s.ID+" is "+string(r.Verdict)+": "+r.Reason)
 		}
 	}
@@ -147,8 +153,12 @@ func (f *Finding) answer(h History, now time.Time, d api.Declared, receipts []Re
 		a.State, a.Why = FindingFalsified, strings.Join(untrue, "; ")
 	case len(untrue) > 0:
 		a.State, a.Why = FindingOpen, strings.Join(untrue, "; ")
+	case len(hollow) > 0:
+		a.State, a.Why = FindingOpen, strings.Join(hollow, "; ")
 	case len(unsure) > 0:
 		a.State, a.Why = FindingUnknown, strings.Join(unsure, "; ")
+	case f.Wrong != "":
+		a.State, a.Why = FindingWrong, f.Wrong
 	case len(a.Missing) > 0 && (f.Deferred.Until == "" || late):
 		a.State, a.Why = FindingOpen, "not built: "+strings.Join(a.Missing, ", ")
 		if late {
@@ -202,6 +212,10 @@ func findingPage(a Answer, h History) []byte {
 		state += " (" + text(a.Why) + ")"
 	}
 	p.list([]string{"state: " + state, "severity: " + a.Severity})
+	if broken := a.broken(); len(broken) > 0 {
+		p.heading("What broke it")
+		p.grid([]string{"claim", "check", "declared", "seen"}, broken)
+	}
 	p.heading("Before and after")
 	p.list([]string{"What the audit found: " + text(a.Before), "What is so now: " + text(a.After)})
 	if len(a.Receipts) > 0 {
@@ -218,6 +232,11 @@ func findingPage(a Answer, h History) []byte {
 		p.grid([]string{"claim", "verdict", "controls red", "look again"}, rows)
 		slices.Sort(symbols)
 		p.paragraph("Code: " + codes(slices.Compact(symbols), none) + ".")
+	}
+	if cited := a.tests(); len(cited) > 0 {
+		p.heading("Tests")
+		p.paragraph("A test counts if it ran for the code of this packet, was not skipped, passed, and holds something that can fail.")
+		p.tests(cited)
 	}
 	if len(a.Rows) > 0 {
 		p.heading("What was asked about")
@@ -243,6 +262,39 @@ func findingPage(a Answer, h History) []byte {
 		p.printf("```\nAudit-Closes: %s\n```\n", a.ID)
 	}
 	return []byte(strings.TrimRight(p.String(), "\n") + "\n")
+}
+
+// broken are the checks and the cited tests that make a receipt false.
+func (a Answer) broken() (rows [][]string) {
+	for _, r := range a.Receipts {
+		if r.Verdict != False {
+			continue
+		}
+		claim := link(code(r.Claim.ID), "../"+r.File())
+		for _, c := range r.Checks {
+			if !c.Holds() {
+				rows = append(rows, []string{claim, text(c.What), text(c.Want), text(c.Got)})
+			}
+		}
+		for _, t := range r.Tests {
+			if t.Verdict == False {
+				rows = append(rows, []string{claim, code(t.String()), string(TestPassed), string(t.Outcome)})
+			}
+		}
+	}
+	return rows
+}
+
+// tests are those that the receipts of a finding cite, each once.
+func (a Answer) tests() (all []Cited) {
+	for _, r := range a.Receipts {
+		for _, t := range r.Tests {
+			if !slices.Contains(all, t) {
+				all = append(all, t)
+			}
+		}
+	}
+	return all
 }
 
 // red counts the controls that turned red for their reason.

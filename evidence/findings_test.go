@@ -1,6 +1,7 @@
 package evidence_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -63,10 +64,15 @@ func TestFindings(t *testing.T) {
 		}
 	})
 	t.Run("what says nothing closes nothing", func(t *testing.T) {
-		for _, v := range []evidence.Verdict{evidence.Unknown, evidence.Skipped, evidence.Vacuous, evidence.Stale} {
+		for _, v := range []evidence.Verdict{evidence.Unknown, evidence.Skipped, evidence.Stale} {
 			if got := state(t, note(nil, now, map[string]evidence.Verdict{ledger: v}), "HIGH-1"); got != evidence.FindingUnknown {
 				t.Errorf("%s: it is %s", v, got)
 			}
+		}
+	})
+	t.Run("what proves nothing opens it again", func(t *testing.T) {
+		if got := state(t, note(good, now, map[string]evidence.Verdict{ledger: evidence.Vacuous}), "HIGH-1"); got != evidence.FindingOpen {
+			t.Errorf("it is %s", got)
 		}
 	})
 	t.Run("a deferral ends", func(t *testing.T) {
@@ -74,12 +80,27 @@ func TestFindings(t *testing.T) {
 			t.Errorf("it is %s", got)
 		}
 	})
+	t.Run("one that was wrong says so, as long as its claims hold", func(t *testing.T) {
+		f := &evidence.Finding{ID: "X", Claims: []*evidence.Statement{evidence.LedgerMatches}, Wrong: "the auditor looked at another server"}
+		wrong := evidence.AnswerOf(f, nil, now, app.Declared(), receipts(nil))
+		if wrong.State != evidence.FindingWrong || wrong.Why != f.Wrong {
+			t.Errorf("it is %s (%s)", wrong.State, wrong.Why)
+		}
+		held := evidence.History{{Finding: "X", State: wrong.State}}
+		for v, want := range map[evidence.Verdict]evidence.FindingState{
+			evidence.False: evidence.FindingFalsified, evidence.Vacuous: evidence.FindingOpen, evidence.Unknown: evidence.FindingUnknown,
+		} {
+			if got := evidence.AnswerOf(f, held, now, app.Declared(), receipts(map[string]evidence.Verdict{ledger: v})); got.State != want {
+				t.Errorf("with a receipt that is %s it is %s, want %s", v, got.State, want)
+			}
+		}
+	})
 	t.Run("each finding that is deferred says why and until when", func(t *testing.T) {
 		for _, f := range evidence.Findings() {
 			if _, err := time.Parse(time.DateOnly, f.Deferred.Until); f.Contract != nil && (err != nil || f.Deferred.Reason == "") {
 				t.Errorf("%s: %+v", f.ID, f.Deferred)
 			}
-			if f.Question == "" || f.Before == "" || f.After == "" || f.Severity == "" || len(f.Claims) == 0 && f.Contract == nil {
+			if f.Question == "" || f.Before == "" || f.After == "" || !slices.Contains(evidence.Severities, f.Severity) || len(f.Claims) == 0 && f.Contract == nil {
 				t.Errorf("%s is not complete", f.ID)
 			}
 		}

@@ -15,6 +15,9 @@ var notBuilt = Deferral{Reason: "the server does not do that yet, and so it has 
 // unmeasured is why no load has a receipt yet.
 var unmeasured = Deferral{Reason: "no load receipt is made yet", Until: "2027-03-31"}
 
+// Severities are what a finding can be, the worst first.
+var Severities = []string{"high", "medium", "low"}
+
 // findings are those of the first round, in the order of the packet.
 var findings = func() *table.Table[*Finding] {
 	t := table.By(func(f *Finding) string { return f.ID })

@@ -3,7 +3,6 @@ package evidence
 import (
 	"encoding/json"
 	"fmt"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,14 +13,15 @@ import (
 )
 
 var limitsPage = Page{
-	"docs/operator/rate-limit-scope.md", "Rate limits and their scope", "server/limit/limits.go",
-	"What is limited, for whom, and what that comes to with several replicas, after a restart and while the database does not answer.",
-	[]Block{
+	Path: "docs/operator/rate-limit-scope.md", Title: "Rate limits and their scope", From: "server/limit/limits.go",
+	Intro:    "What is limited, for whom, and what that comes to with several replicas, after a restart and while the database does not answer.",
+	Governed: true,
+	Blocks: []Block{
 		{"limits", "Limits", limitsBlock},
 		{"limit-receipts", "What was seen", limitReceiptsBlock},
 		{"limit-scopes", "Scopes", limitScopesBlock},
-		{"limit-details", "Each limit", limitDetailsBlock},
-		{"limit-keys", "What one bucket is for", limitKeysBlock},
+		{"limit-details", "Limit by limit", limitDetailsBlock},
+		{"limit-keys", "What a bucket is for", limitKeysBlock},
 		{"limit-algorithms", "Algorithms", limitAlgorithmsBlock},
 	},
 }
@@ -55,26 +55,28 @@ func setBy(l api.DeclaredLimit) string {
 func limitsBlock(p *page, in Inputs) (string, error) {
 	var rows [][]string
 	for _, l := range in.Declared.Limits {
-		rows = append(rows, []string{
+		rows = append(rows, append([]string{
 			link(code(l.Name), "#"+l.Name), admits(l), setBy(l), "one " + l.Key, l.Algorithm,
-		})
+		}, shown(in.limited(l))...))
 	}
-	p.grid([]string{"limit", "admits, by default", "set by", "for", "algorithm"}, rows)
+	p.grid(append([]string{"limit", "admits, by default", "set by", "for", "algorithm"}, shownHead...), rows)
 	return "", nil
 }
 
-func limitReceiptsBlock(p *page, in Inputs) (string, error) {
-	var rows [][]string
+// limited is what the claims about limits say of one.
+func (in Inputs) limited(l api.DeclaredLimit) (found []view) {
 	for _, s := range limitClaims {
-		verdict := noReceipt
 		for _, r := range in.Receipts {
-			if r.Claim.ID == s.ID {
-				verdict = link(string(r.Verdict), "../../"+path.Join(PacketDir, r.File()))
+			if v, about := part(r, l.Name); about && r.Claim.ID == s.ID {
+				found = append(found, v)
 			}
 		}
-		rows = append(rows, []string{text(s.Says), verdict})
 	}
-	p.grid([]string{"of every limit", "verdict"}, rows)
+	return found
+}
+
+func limitReceiptsBlock(p *page, in Inputs) (string, error) {
+	p.claims(in, limitClaims)
 	return "", nil
 }
 
@@ -167,7 +169,8 @@ func limitAlgorithmsBlock(p *page, in Inputs) (string, error) {
 var (
 	CapIsTheClusters = statement("limits/cluster-cap",
 		"In scope cluster each limit admits its cap, at one replica and at three together, and not one more after all of them were killed and started again.",
-		judgeCaps, "limit.All", "limit.Limiter.Take", "store.Admit", "web.Route.Limits")
+		judgeCaps, "limit.All", "limit.Limiter.Take", "store.Admit", "web.Route.Limits").
+		citing("server/limit.TestReplicasAdmitTheCapTogether")
 	CapIsEachReplicas = statement("limits/memory-cap",
 		"In scope memory each of three replicas admits the cap of each limit, and admits it again once it was killed and started again.",
 		judgeCaps, "limit.All", "limit.Limiter.TakeOwn")

@@ -32,6 +32,10 @@ type Page struct {
 	From        string // file to edit in order to change what the blocks say
 	Intro       string // first paragraph of a page that is made anew
 	Blocks      []Block
+
+	// Governed says that every statement of its prose has to be bound to a receipt or
+	// to a test that a claim cites.
+	Governed bool
 }
 
 // A Block is a generated part of a page.
@@ -50,44 +54,44 @@ const PacketDir = "audit-packet"
 // Pages are the pages with generated blocks.
 var Pages = []Page{
 	{
-		"docs/reference/settings.md", "Settings", "server/config/keys.go",
-		"The server reads its settings from environment variables when it starts. It reports every bad value at once and does not start with one.",
-		[]Block{{"settings", "Settings", settingsBlock}, {"secrets", "Secrets", secretsBlock}},
+		Path: "docs/reference/settings.md", Title: "Settings", From: "server/config/keys.go",
+		Intro:  "The server reads its settings from environment variables when it starts. It reports every bad value at once and does not start with one.",
+		Blocks: []Block{{"settings", "Settings", settingsBlock}, {"secrets", "Secrets", secretsBlock}},
 	},
 	{
-		"docs/reference/permissions.md", "Permissions and roles", "server/perm/perms.go",
-		"A route either is public or needs one permission. An API key holds the permissions of its roles.",
-		[]Block{{"permissions", "Permissions", permissionsBlock}, {"roles", "Default roles", rolesBlock}},
+		Path: "docs/reference/permissions.md", Title: "Permissions and roles", From: "server/perm/perms.go",
+		Intro:  "A route either is public or needs one permission. An API key holds the permissions of its roles.",
+		Blocks: []Block{{"permissions", "Permissions", permissionsBlock}, {"roles", "Default roles", rolesBlock}},
 	},
 	{
-		"docs/reference/routes.md", "Routes", "server/api/routes.go",
-		"What the server answers over HTTPS.",
-		[]Block{{"routes", "Routes", routesBlock}},
+		Path: "docs/reference/routes.md", Title: "Routes", From: "server/api/routes.go",
+		Intro:  "What the server answers over HTTPS.",
+		Blocks: []Block{{"routes", "Routes", routesBlock}},
 	},
 	{
-		"docs/reference/metrics.md", "Metrics", "server/metric/metrics.go",
-		"What a replica tells Prometheus of itself.",
-		[]Block{{"metrics", "Metrics", metricsBlock}},
+		Path: "docs/reference/metrics.md", Title: "Metrics", From: "server/metric/metrics.go",
+		Intro:  "What a replica tells Prometheus of itself.",
+		Blocks: []Block{{"metrics", "Metrics", metricsBlock}},
 	},
 	{
-		"docs/reference/errors.md", "Errors", "server/fault/fault.go",
-		"A request that is refused or fails is answered with a problem document (RFC 9457), whose code is one of these.",
-		[]Block{{"errors", "Kinds of error", faultsBlock}},
+		Path: "docs/reference/errors.md", Title: "Errors", From: "server/fault/fault.go",
+		Intro:  "A request that is refused or fails is answered with a problem document (RFC 9457), whose code is one of these.",
+		Blocks: []Block{{"errors", "Kinds of error", faultsBlock}},
 	},
 	{
-		"docs/reference/audit.md", "Audit trail", "server/audit/actions.go",
-		"An event says what was done, by whom and to what. It is written in the transaction of the change.",
-		[]Block{{"actions", "Actions", actionsBlock}},
+		Path: "docs/reference/audit.md", Title: "Audit trail", From: "server/audit/actions.go",
+		Intro:  "An event says what was done, by whom and to what. It is written in the transaction of the change.",
+		Blocks: []Block{{"actions", "Actions", actionsBlock}},
 	},
 	{
-		"docs/reference/states.md", "States of certificates", "server/cert/states.go",
-		"What a certificate can be, and what may follow. The database refuses every other move.",
-		[]Block{{"certificate-states", "States", statesBlock}, {"certificate-moves", "Moves", movesBlock}, {"reasons", "Reasons of revocation", reasonsBlock}},
+		Path: "docs/reference/states.md", Title: "States of certificates", From: "server/cert/states.go",
+		Intro:  "What a certificate can be, and what may follow. The database refuses every other move.",
+		Blocks: []Block{{"certificate-states", "States", statesBlock}, {"certificate-moves", "Moves", movesBlock}, {"reasons", "Reasons of revocation", reasonsBlock}},
 	},
 	{
-		"docs/reference/jobs.md", "Jobs", "server/job/kinds.go",
-		"Work that takes longer than a request, or that nobody asked for, is a row of a queue.",
-		[]Block{
+		Path: "docs/reference/jobs.md", Title: "Jobs", From: "server/job/kinds.go",
+		Intro: "Work that takes longer than a request, or that nobody asked for, is a row of a queue.",
+		Blocks: []Block{
 			{"job-kinds", "Kinds", jobKindsBlock},
 			{"job-states", "States", jobStatesBlock},
 			{"job-moves", "Moves", jobMovesBlock},
@@ -95,9 +99,9 @@ var Pages = []Page{
 		},
 	},
 	{
-		"docs/reference/profiles.md", "Profiles", "server/cert/rules.go",
-		"A profile says what a certificate may look like. A request that breaks rules is refused with all of them at once.",
-		[]Block{
+		Path: "docs/reference/profiles.md", Title: "Profiles", From: "server/cert/rules.go",
+		Intro: "A profile says what a certificate may look like. A request that breaks rules is refused with all of them at once.",
+		Blocks: []Block{
 			{"rules", "Rules", rulesBlock},
 			{"key-algorithms", "Algorithms of keys", keyAlgorithmsBlock},
 			{"ext-key-usages", "Purposes", usagesBlock},
@@ -105,14 +109,14 @@ var Pages = []Page{
 		},
 	},
 	{
-		"docs/reference/issuers.md", "Issuers", "server/app/connectors.go",
-		"An issuer signs what a profile has approved.",
-		[]Block{{"issuer-types", "Types", issuerTypesBlock}},
+		Path: "docs/reference/issuers.md", Title: "Issuers", From: "server/app/connectors.go",
+		Intro:  "An issuer signs what a profile has approved.",
+		Blocks: []Block{{"issuer-types", "Types", issuerTypesBlock}},
 	},
 	{
-		"docs/reference/notifications.md", "Notifications", "server/outbox/words.go",
-		"What happens to certificates is told to the channels of their renewal policies, once for each thing and channel.",
-		[]Block{
+		Path: "docs/reference/notifications.md", Title: "Notifications", From: "server/outbox/words.go",
+		Intro: "What happens to certificates is told to the channels of their renewal policies, once for each thing and channel.",
+		Blocks: []Block{
 			{"severities", "Severities", severitiesBlock},
 			{"events", "Events", eventsBlock},
 			{"notification-states", "States", notificationStatesBlock},
@@ -121,15 +125,17 @@ var Pages = []Page{
 		},
 	},
 	{
-		"docs/reference/schema.md", "Database schema", "migrations",
-		"The schema is made by numbered migrations, and read back from a database on which they ran.",
-		[]Block{{"migrations", "Migrations", migrationsBlock}, {"catalog", "Catalog", catalogBlock}},
+		Path: "docs/reference/schema.md", Title: "Database schema", From: "migrations",
+		Intro:  "The schema is made by numbered migrations, and read back from a database on which they ran.",
+		Blocks: []Block{{"migrations", "Migrations", migrationsBlock}, {"catalog", "Catalog", catalogBlock}},
 	},
 	{
-		"docs/operator/scheduler-ha.md", "The scheduler with several replicas", "server/schedule/loops.go",
-		"Every replica starts every loop; the class of a loop says how the replicas keep from doing its work twice.",
-		[]Block{
+		Path: "docs/operator/scheduler-ha.md", Title: "The scheduler with several replicas", From: "server/schedule/loops.go",
+		Intro:    "What the server does of its own accord, and how replicas share that work.",
+		Governed: true,
+		Blocks: []Block{
 			{"loops", "Loops", loopsBlock},
+			{"loop-claims", "What was seen", loopClaimsBlock},
 			{"classes", "Classes", classesBlock},
 			{"retentions", "What is deleted, and when", retentionsBlock},
 		},
@@ -222,7 +228,11 @@ func (p Page) skeleton(blocks map[string]string) []byte {
 	var w page
 	w.title(p.Title)
 	w.paragraph(p.Intro)
-	w.paragraph("Declared in " + link(code(p.From), p.up()+p.From) + ".")
+	from := code(p.From)
+	if p.Governed {
+		from = text(p.From) // a code span would need a receipt
+	}
+	w.paragraph("Declared in " + link(from, p.up()+p.From) + ".")
 	for i, b := range p.Blocks {
 		if len(p.Blocks) > 1 {
 			w.heading(b.Heading)
@@ -489,30 +499,119 @@ func (p *page) objects(kind string, objects []CatalogObject) {
 func loopsBlock(p *page, in Inputs) (string, error) {
 	var rows [][]string
 	for _, l := range in.Declared.Loops {
-		rows = append(rows, []string{
-			link(code(l.Name), "#"+l.Name), short(l.Every), code(l.Setting), short(l.Timeout), code(string(l.HA)), verdicts(in, l),
-		})
+		rows = append(rows, append([]string{
+			link(code(l.Name), "#"+l.Name), short(l.Every), code(l.Setting), short(l.Timeout), code(string(l.HA)),
+		}, shown(in.about(l))...))
 	}
-	p.grid([]string{"loop", "every", "set by", "timeout of a pass", "class", "verdict"}, rows)
+	p.grid(append([]string{"loop", "every", "set by", "timeout of a pass", "class"}, shownHead...), rows)
 	for _, l := range in.Declared.Loops {
 		p.entry(code(l.Name))
 		p.list([]string{
 			"What it does: " + text(l.Does) + ".",
 			"Class " + code(string(l.HA)) + ", because " + text(l.Why) + ".",
 			"What a pass can change: " + text(l.Effects) + ".",
-			"Receipts: " + cited(in, l) + ".",
+			"Receipts: " + cited(in.about(l)) + ".",
 		})
 	}
 	return "", nil
 }
 
+// loopClaims are about several loops, or about none by its name.
+var loopClaims = []*Statement{LoopsPass, LeaseFences, SentOnce}
+
+func loopClaimsBlock(p *page, in Inputs) (string, error) {
+	p.claims(in, loopClaims)
+	return "", nil
+}
+
+// claims sets claims beside their verdicts, and the tests that they cite.
+func (p *page) claims(in Inputs, claims []*Statement) {
+	var rows [][]string
+	for _, s := range claims {
+		row := []string{text(s.Says), noReceipt, "", ""}
+		for _, r := range in.Receipts {
+			if r.Claim.ID != s.ID {
+				continue
+			}
+			row[1] = link(string(r.Verdict), "../../"+path.Join(PacketDir, r.File()))
+			row[2] = fmt.Sprintf("%d of %d", red(r.Controls), len(r.Controls))
+			var tests []string
+			for _, t := range r.Tests {
+				tests = append(tests, code(t.Name)+": "+string(t.Outcome))
+			}
+			row[3] = strings.Join(tests, ", ")
+		}
+		rows = append(rows, row)
+	}
+	p.grid([]string{"claim", "verdict", "controls red", "tests that it cites"}, rows)
+}
+
+// A view is what a receipt says of one row of a table.
+type view struct {
+	Receipt
+	Verdict  Verdict
+	Controls []Control // those that show that this can fail
+}
+
+// whole is a receipt that is about the row alone.
+func whole(r Receipt) view { return view{r, r.Verdict, r.Controls} }
+
+// part is what a receipt about many rows says of the one with that name, by the
+// checks and the controls that name it.
+func part(r Receipt, name string) (v view, about bool) {
+	names := func(what string) bool { return slices.Contains(strings.Fields(what), name) }
+	v = view{Receipt: r, Verdict: r.Verdict}
+	for _, c := range r.Controls {
+		if slices.ContainsFunc(c.Turns, names) {
+			v.Controls = append(v.Controls, c)
+		}
+	}
+	if r.Verdict != True && r.Verdict != False {
+		return v, true // which is so of all of them
+	}
+	var checks []Check
+	for _, c := range r.Checks {
+		if names(c.What) {
+			checks = append(checks, c)
+		}
+	}
+	if len(checks) == 0 {
+		return v, false
+	}
+	v.Verdict, _ = verdict(checks, r.Controls)
+	v.Verdict, _ = with(r.Tests, v.Verdict, "")
+	return v, true
+}
+
+// shownHead is the head of the columns that shown fills.
+var shownHead = []string{"verdict", "controls red", "receipts"}
+
+// worst orders verdicts, the worst first.
+var worst = []Verdict{False, Vacuous, Unknown, Stale, Skipped, True}
+
+// shown is what receipts say of a row: the worst verdict, the controls, and where
+// that leads.
+func shown(views []view) []string {
+	if len(views) == 0 {
+		return []string{noReceipt, "", ""}
+	}
+	at, reds, all := len(worst)-1, 0, 0
+	var links []string
+	for _, v := range views {
+		at = min(at, max(0, slices.Index(worst, v.Verdict)))
+		reds, all = reds+red(v.Controls), all+len(v.Controls)
+		links = append(links, link(code(v.Claim.ID), "../../"+path.Join(PacketDir, v.File())))
+	}
+	return []string{string(worst[at]), fmt.Sprintf("%d of %d", reds, all), strings.Join(links, ", ")}
+}
+
 // about returns the receipts of a loop. A claim is about a loop if the last part
 // of its id is the loop's name or its symbols name the loop's variable, or if it
 // is about the scheduler and has a check for the loop.
-func (in Inputs) about(l api.DeclaredLoop) []Receipt {
+func (in Inputs) about(l api.DeclaredLoop) []view {
 	const scheduler = "schedule."
 	variable := scheduler + strings.ReplaceAll(l.Name, "-", "")
-	var found []Receipt
+	var found []view
 	for _, r := range in.Receipts {
 		var named, scheduled bool
 		for _, s := range r.Claim.Symbols {
@@ -520,29 +619,25 @@ func (in Inputs) about(l api.DeclaredLoop) []Receipt {
 			scheduled = scheduled || strings.HasPrefix(s, scheduler)
 		}
 		checked := slices.ContainsFunc(r.Checks, func(c Check) bool { return c.What == l.Name })
-		if named || scheduled && checked || path.Base(r.Claim.ID) == l.Name {
-			found = append(found, r)
+		switch {
+		case named || path.Base(r.Claim.ID) == l.Name:
+			found = append(found, whole(r))
+		case scheduled && checked:
+			v, _ := part(r, l.Name)
+			found = append(found, v)
 		}
 	}
-	slices.SortFunc(found, func(a, b Receipt) int { return strings.Compare(a.Claim.ID, b.Claim.ID) })
+	slices.SortFunc(found, func(a, b view) int { return strings.Compare(a.Claim.ID, b.Claim.ID) })
 	return found
 }
 
 const noReceipt = "no receipt"
 
-func verdicts(in Inputs, l api.DeclaredLoop) string {
+func cited(views []view) string {
 	var links []string
-	for _, r := range in.about(l) {
-		links = append(links, link(string(r.Verdict), "../../"+path.Join(PacketDir, r.File())))
-	}
-	return cmp.Or(strings.Join(links, ", "), noReceipt)
-}
-
-func cited(in Inputs, l api.DeclaredLoop) string {
-	var links []string
-	for _, r := range in.about(l) {
-		says := text(strings.TrimSuffix(r.Claim.Says, "."))
-		links = append(links, link(says, "../../"+path.Join(PacketDir, r.File()))+": **"+string(r.Verdict)+"**")
+	for _, v := range views {
+		says := text(strings.TrimSuffix(v.Claim.Says, "."))
+		links = append(links, link(says, "../../"+path.Join(PacketDir, v.File()))+": **"+string(v.Verdict)+"**")
 	}
 	return cmp.Or(strings.Join(links, "; "), "none; nothing was looked at")
 }
@@ -580,6 +675,7 @@ func classesBlock(p *page, in Inputs) (string, error) {
 }
 
 func retentionsBlock(p *page, in Inputs) (string, error) {
+	p.paragraph("The loop " + code(schedule.Retention.Name) + " deletes these rows once they are past their age.")
 	var rows [][]string
 	for _, r := range in.Declared.Retentions {
 		rows = append(rows, []string{code(r.Table), text(r.Does), short(r.Keep), code(r.Setting)})

@@ -109,7 +109,18 @@ func inputs(t *testing.T) evidence.Inputs {
 			{
 				Claim:   evidence.Claim{ID: "schedule/passes", Says: "Every [loop] passes.", Symbols: []string{"schedule.All"}},
 				Verdict: evidence.True, Checks: []evidence.Check{{What: "sweep", Want: "a", Got: "a"}, {What: "net-scan", Want: "a", Got: "a"}},
+				Controls: []evidence.Control{{Defect: "it does not sweep", Turns: []string{"sweep"}, Red: []string{"sweep"}}},
+				Tests:    []evidence.Cited{{TestRecord: evidence.TestRecord{Test: evidence.Test{Package: "server/scan", Name: "TestSweeps"}, Outcome: evidence.TestPassed}, Verdict: evidence.True}},
 			},
+			{
+				Claim: evidence.CapIsTheClusters.Claim, Verdict: evidence.False,
+				Checks: []evidence.Check{{What: evidence.Restarted("all"), Want: "5", Got: "5"}, {What: evidence.Restarted("one"), Want: "5", Got: "6"}},
+				Controls: []evidence.Control{
+					{Defect: "both", Turns: []string{evidence.Restarted("all"), evidence.Restarted("one")}, Red: []string{evidence.Restarted("all"), evidence.Restarted("one")}},
+					{Defect: "the first", Turns: []string{evidence.Restarted("all")}, Red: []string{evidence.Restarted("all")}},
+				},
+			},
+			{Claim: evidence.WaitIsTold.Claim, Verdict: evidence.Unknown},
 			{Claim: evidence.Claim{ID: "schedule/net-scan", Says: "It scans once."}, Verdict: evidence.False, Reason: "it scanned 3 times"},
 			{Claim: evidence.Claim{ID: "access/roles", Says: "Roles guard.", Symbols: []string{"perm.Roles"}}, Verdict: evidence.True, Checks: []evidence.Check{{What: "sweep"}}},
 		},
@@ -374,5 +385,47 @@ func TestProblemsAreInTheOrderOfFilesAndLines(t *testing.T) {
 	evidence.Sort(problems)
 	if got := fmt.Sprint(problems); got != "[a:9: \n a:10: \n b: \n]" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// A row of a table says what the receipts about it say, and not what those say of
+// other rows.
+func TestARowHasItsOwnVerdict(t *testing.T) {
+	in := inputs(t)
+	row := func(page, name string) string {
+		t.Helper()
+		for l := range strings.Lines(string(render(t, fstest.MapFS{}, in, false).Files[page])) {
+			if strings.HasPrefix(l, "| [`"+name+"`]") {
+				cells := strings.Split(l, " | ")
+				return strings.Join(cells[len(cells)-3:len(cells)-1], " | ")
+			}
+		}
+		t.Fatalf("%s has no row of %s", page, name)
+		return ""
+	}
+	const scheduler, limits = "docs/operator/scheduler-ha.md", "docs/operator/rate-limit-scope.md"
+	for _, tt := range []struct{ page, name, want string }{
+		{scheduler, "net-scan", "false | 0 of 0"},
+		{scheduler, "sweep", "true | 1 of 1"},
+		{limits, "all", "unknown | 2 of 2"},
+		{limits, "one", "false | 1 of 1"},
+	} {
+		if got := row(tt.page, tt.name); got != tt.want {
+			t.Errorf("the row of %s says %q, want %q", tt.name, got, tt.want)
+		}
+	}
+	in.Receipts = slices.DeleteFunc(in.Receipts, func(r evidence.Receipt) bool { return r.Claim.ID == evidence.WaitIsTold.ID })
+	if got := row(limits, "all"); got != "true | 2 of 2" {
+		t.Errorf("the row of a limit that holds says %q", got)
+	}
+	for i := range in.Receipts {
+		in.Receipts[i].Controls = nil
+	}
+	if got := row(limits, "all"); got != "vacuous | 0 of 0" {
+		t.Errorf("without a control the row says %q", got)
+	}
+	in.Receipts = nil
+	if got := row(limits, "all"); got != "no receipt | " {
+		t.Errorf("without a receipt the row says %q", got)
 	}
 }

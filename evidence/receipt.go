@@ -27,6 +27,7 @@ type Claim struct {
 	ID      string   `json:"id"` // area/what
 	Says    string   `json:"says"`
 	Symbols []string `json:"symbols"` // the code it is about, as package.Name
+	Tests   []Test   `json:"tests,omitempty"`
 }
 
 // A Check sets what was declared beside what was seen.
@@ -90,7 +91,11 @@ type Receipt struct {
 	Data     string    `json:"data"` // file of the packet that holds the observation
 	Checks   []Check   `json:"checks"`
 	Controls []Control `json:"controls"`
+	Tests    []Cited   `json:"tests,omitempty"`
 }
+
+// TestsHold reports whether every cited test ran, passed and could have failed.
+func (r Receipt) TestsHold() bool { return hold(r.Tests) }
 
 // File is where the packet has the receipt.
 func (r Receipt) File() string { return "receipts/" + slug(r.Claim.ID) + ".md" }

@@ -55,7 +55,8 @@ does not hold goes to DIR.failed instead, and DIR stays.
 
 With --url the claims are looked at on a running server of the same build; the
 defects are still the laboratory's. A claim is skipped, and its receipt says why,
-where a probe needs more than it was given. The packet then holds that server's
+where a probe needs more than it was given. The tests that claims cite are run in
+the source tree, by the go command; without both, what cites tests is vacuous. The packet then holds that server's
 audit log, with the names of its replicas and of who acted.
 
 Exit code 1 says that a claim is false, 2 that something could not be looked at
@@ -69,7 +70,7 @@ though the probe had what it needs.`,
 				dir = args[0]
 			}
 			say := func(what string) { progress(cmd.ErrOrStderr(), what) }
-			summary, receipts, err := buildPacket(cmd.Context(), t, dir, say)
+			summary, receipts, err := buildPacket(cmd, t, dir, say)
 			say("")
 			if err != nil {
 				return err
@@ -88,8 +89,9 @@ though the probe had what it needs.`,
 	return cmd
 }
 
-func buildPacket(ctx context.Context, t target, dir string, say func(string)) (s evidence.Summary, receipts []evidence.Receipt, err error) {
+func buildPacket(cmd *cobra.Command, t target, dir string, say func(string)) (s evidence.Summary, receipts []evidence.Receipt, err error) {
 	begin := time.Now()
+	ctx := cmd.Context()
 	if err := t.find(); err != nil {
 		return s, nil, err
 	}
@@ -101,6 +103,7 @@ func buildPacket(ctx context.Context, t target, dir string, say func(string)) (s
 		return s, nil, cmp.Or(err, fmt.Errorf("%s is of commit %s, and %s of %s; `make audit-packet` builds both",
 			filepath.Base(t.server), build.Commit, filepath.Base(t.defective), defective.Commit))
 	}
+	tree := sourceOf(cmd, build.Commit)
 	say("starting PostgreSQL and a server")
 	l, err := t.laboratory(ctx)
 	if err != nil {
@@ -119,6 +122,7 @@ func buildPacket(ctx context.Context, t target, dir string, say func(string)) (s
 			return s, nil, errors.Join(err, stop())
 		}
 	}
+	site.Tests = tree.tests
 	introspection, err := client.Do(ctx, site.Admin, api.Introspect, &api.Empty{})
 	if err == nil && introspection.Build != build {
 		err = fmt.Errorf("the server is version %s of commit %s, and the laboratory's is %s of %s; use the tool that was built with the server",
@@ -133,7 +137,7 @@ func buildPacket(ctx context.Context, t target, dir string, say func(string)) (s
 	}
 
 	about := evidence.About{
-		Commit: build.Commit, Version: build.Version, Go: build.Go, BuiltAt: begin.UTC().Truncate(time.Second),
+		Commit: build.Commit, Version: build.Version, Code: tree.code, Go: build.Go, BuiltAt: begin.UTC().Truncate(time.Second),
 		Seed: t.seed, Quick: t.quick,
 		DurationSeconds: time.Since(begin).Round(time.Millisecond).Seconds(),
 		Platform:        runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), Database: introspection.Replica.Database,

@@ -15,6 +15,7 @@ import (
 
 	"certctl/evidence"
 	"certctl/evidence/prose"
+	"certctl/evidence/tested"
 )
 
 func checkCommand(f facts) *cobra.Command {
@@ -68,8 +69,8 @@ way to mend it:
 				}
 			}
 			progress(cmd.ErrOrStderr(), "")
-			if in.Packet != nil && !evidence.SameDeclarations(in) {
-				cmd.PrintErrln("the packet was built of other declarations than this tree has: its verdicts are stale until make audit-packet")
+			if in.Packet != nil && (!evidence.SameDeclarations(in) || !sameCode(tree.FS(), in.Packet)) {
+				cmd.PrintErrln("the packet was built of other code than this tree has: its verdicts are stale until make audit-packet")
 			}
 			if len(unknown) > 0 && len(problems) == 0 {
 				return errors.Join(unknown...)
@@ -82,6 +83,18 @@ way to mend it:
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "say it as JSON")
 	return cmd
+}
+
+// sameCode reports whether the packet was built of the tree's code, as far as it
+// says of which.
+func sameCode(tree, packet fs.FS) bool {
+	var about evidence.About
+	raw, err := fs.ReadFile(packet, evidence.AboutFile)
+	if err != nil || json.Unmarshal(raw, &about) != nil || about.Code == "" {
+		return true
+	}
+	now, err := tested.Code(tree)
+	return err != nil || now == about.Code
 }
 
 // verdicts says which claims the packet does not show to be true.

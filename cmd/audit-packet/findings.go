@@ -23,15 +23,16 @@ func findingsCommand() *cobra.Command {
 of a packet give them; with an id it shows the closure record of one. Nobody sets a
 state: a finding is closed while every receipt that it names holds.
 
-It exits with 0 if every finding is closed or deferred, with 1 if one is open or was
+It exits with 0 if every finding is closed, deferred or verified-false, with 1 if one is open or was
 falsified, and with 2 if a receipt says nothing.
 
-To add a finding, add a row to evidence/ledger.go: an id that no other has, the
-question, its severity, and the claims whose receipts answer it. What the server does
-not do yet goes into the row's contract, with a reason and an end.`,
+A row that says why the audit was wrong makes its finding verified-false while its
+receipts hold. To add a finding, audit-packet findings new prints a row for
+evidence/ledger.go.`,
 		Example: `  audit-packet findings                 all of them
   audit-packet findings MED-1           one, with its receipts
-  audit-packet findings --json          for programs`,
+  audit-packet findings --json          for programs
+  audit-packet findings new --help      add one`,
 		Args: cobra.MaximumNArgs(1),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return findingIDs(), cobra.ShellCompDirectiveNoFileComp
@@ -69,6 +70,7 @@ not do yet goes into the row's contract, with a reason and an end.`,
 			return stateOf(answers)
 		},
 	}
+	cmd.AddCommand(newFindingCommand())
 	cmd.Flags().StringVar(&dir, "packet", evidence.PacketDir, "the packet")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "say it as JSON")
 	return cmd
@@ -107,9 +109,9 @@ func printFindings(w io.Writer, answers []evidence.Answer, asJSON bool) error {
 		return err
 	}
 	for _, r := range rows {
-		fmt.Fprintf(w, "%-9s %-9s %s\n", r.ID, r.State, r.Question)
+		fmt.Fprintf(w, "%-9s %-14s %s\n", r.ID, r.State, r.Question)
 		if r.Why != "" {
-			fmt.Fprintf(w, "%19s %s\n", "", r.Why)
+			fmt.Fprintf(w, "%24s %s\n", "", r.Why)
 		}
 	}
 	return nil
@@ -120,7 +122,7 @@ func stateOf(answers []evidence.Answer) error {
 	var unsure error
 	for _, a := range answers {
 		switch a.State {
-		case evidence.FindingClosed, evidence.FindingDeferred:
+		case evidence.FindingClosed, evidence.FindingDeferred, evidence.FindingWrong:
 		case evidence.FindingOpen, evidence.FindingFalsified:
 			return errFalse
 		case evidence.FindingUnknown:

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -24,7 +23,8 @@ func replayCommand() *cobra.Command {
 		Long: `Replay does the experiment of one claim again, on servers and a PostgreSQL of its
 own, and judges it as the packet's was judged. Its controls, the same experiment on
 systems with a known defect, are done too: without them a probe that cannot fail
-would pass. The same seed makes the same choices.
+would pass. The tests that the claim cites are run in the source tree. The same seed
+makes the same choices.
 
 With --url the claim is looked at on a running server of the same build, and the
 defects are still the laboratory's. An experiment that leaves something on that server
@@ -40,7 +40,7 @@ Exit code 1 says that the claim is false, 2 that it could not be looked at.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			say := func(what string) { progress(cmd.ErrOrStderr(), what) }
-			r, err := replay(cmd.Context(), t, args[0], withControls, disruptive, say)
+			r, err := replay(cmd, t, args[0], withControls, disruptive, say)
 			say("")
 			if err != nil {
 				return err
@@ -48,7 +48,7 @@ Exit code 1 says that the claim is false, 2 that it could not be looked at.`,
 			if err := printReceipt(cmd.OutOrStdout(), r, asJSON); err != nil {
 				return err
 			}
-			if !withControls && r.Verdict == evidence.Vacuous && !slices.ContainsFunc(r.Checks, func(c evidence.Check) bool { return !c.Holds() }) {
+			if !withControls && r.Verdict == evidence.Vacuous && r.TestsHold() && !slices.ContainsFunc(r.Checks, func(c evidence.Check) bool { return !c.Holds() }) {
 				return nil // as was asked for
 			}
 			if r.Verdict == evidence.Skipped {
@@ -72,7 +72,8 @@ func claimIDs() (ids []string) {
 	return ids
 }
 
-func replay(ctx context.Context, t target, claim string, withControls, disruptive bool, say func(string)) (r evidence.Receipt, err error) {
+func replay(cmd *cobra.Command, t target, claim string, withControls, disruptive bool, say func(string)) (r evidence.Receipt, err error) {
+	ctx := cmd.Context()
 	probes := probe.Probes()
 	at := slices.IndexFunc(probes, func(p probe.Probe) bool { return p.Of.ID == claim })
 	if at < 0 {
@@ -88,6 +89,11 @@ func replay(ctx context.Context, t target, claim string, withControls, disruptiv
 	if err := t.find(); err != nil {
 		return r, err
 	}
+	build, err := built(ctx, t.server)
+	if err != nil {
+		return r, err
+	}
+	tree := sourceOf(cmd, build.Commit)
 	say("starting PostgreSQL and a server")
 	l, err := t.laboratory(ctx)
 	if err != nil {
@@ -105,11 +111,12 @@ func replay(ctx context.Context, t target, claim string, withControls, disruptiv
 			return r, errors.Join(err, stop())
 		}
 	}
+	site.Tests = tree.tests
 	seen, err := probe.Run(ctx, []probe.Probe{p}, site, base, stop, say)
 	if err != nil {
 		return r, err
 	}
-	return p.Of.Receipt(declared, seen[0]), nil
+	return p.Of.Receipt(declared, tree.code, seen[0]), nil
 }
 
 func printReceipt(w io.Writer, r evidence.Receipt, asJSON bool) error {
@@ -130,6 +137,13 @@ func printReceipt(w io.Writer, r evidence.Receipt, asJSON bool) error {
 			mark = "DIFFERS"
 		}
 		fmt.Fprintf(w, "  %-12s %s: declared %s, seen %s\n", mark, c.What, c.Want, c.Got)
+	}
+	for _, t := range r.Tests {
+		mark := string(t.Outcome)
+		if t.Verdict != evidence.True {
+			mark = strings.ToUpper(string(t.Verdict)) + ": " + t.Reason
+		}
+		fmt.Fprintf(w, "  test: %s: %s\n", t.Test, mark)
 	}
 	for _, c := range r.Controls {
 		mark := "red, for its reason"

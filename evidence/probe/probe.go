@@ -43,6 +43,9 @@ type Site struct {
 	Altered string            // what is done to the databases of those
 	Apart   time.Duration     // how far the clocks of those are from each other, if they were built with the tag defects
 
+	// Tests runs tests that claims cite; nil if there is no source tree.
+	Tests func(context.Context, []evidence.Test) ([]evidence.TestRecord, error)
+
 	Quick bool   // each experiment is done once, with one fault
 	Seed  uint64 // of whatever an experiment leaves to chance
 

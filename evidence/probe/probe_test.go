@@ -2,6 +2,7 @@ package probe_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -92,7 +93,7 @@ func TestAControlThatStaysGreenIsFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := p.Of.Receipt(app.Declared(), seen[0])
+	r := p.Of.Receipt(app.Declared(), "", seen[0])
 	if r.Verdict != evidence.Vacuous || !strings.Contains(r.Reason, "it is broken") {
 		t.Errorf("the verdict is %s (%s)", r.Verdict, r.Reason)
 	}
@@ -103,5 +104,40 @@ func TestEveryRuleHasARequestThatBreaksIt(t *testing.T) {
 		if _, ok := probe.Breaches[r]; !ok {
 			t.Errorf("no request breaks the rule %s", r.Name)
 		}
+	}
+}
+
+func TestRunRecordsTheTestsThatClaimsCite(t *testing.T) {
+	p := example(func(*probe.Probe) {})
+	cited := evidence.LedgerMatches.Tests
+	records := []evidence.TestRecord{{Test: cited[0], Outcome: evidence.TestPassed}}
+	for name, tt := range map[string]struct {
+		run  func(context.Context, []evidence.Test) ([]evidence.TestRecord, error)
+		want []evidence.TestRecord
+	}{
+		"those that ran": {
+			func(context.Context, []evidence.Test) ([]evidence.TestRecord, error) { return records, nil },
+			[]evidence.TestRecord{records[0], {Test: cited[1], Outcome: evidence.TestNotRun, Why: "nothing was recorded of it"}},
+		},
+		"none, for a reason": {
+			func(context.Context, []evidence.Test) ([]evidence.TestRecord, error) {
+				return records, errors.New("it broke\non this machine")
+			},
+			[]evidence.TestRecord{{Test: cited[0], Outcome: evidence.TestNotRun, Why: "it broke"}},
+		},
+		"none without a tree": {nil, []evidence.TestRecord{{Test: cited[0], Outcome: evidence.TestNotRun, Why: "there is no source tree"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			site := &probe.Site{Declared: app.Declared(), Tests: tt.run}
+			seen, err := probe.Run(t.Context(), []probe.Probe{p}, site, site, func() error { return nil }, func(string) {})
+			if err != nil || len(seen[0].Tests) != len(cited) {
+				t.Fatalf("%+v, %v", seen[0].Tests, err)
+			}
+			for i, want := range tt.want {
+				if seen[0].Tests[i] != want {
+					t.Errorf("of the test %d it is recorded: %s, %q", i, seen[0].Tests[i].Outcome, seen[0].Tests[i].Why)
+				}
+			}
+		})
 	}
 }

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -19,7 +20,16 @@ func Run(ctx context.Context, probes []Probe, site, base *Site, stop func() erro
 	for i, p := range probes {
 		work.add(p.Of.ID, p.Alone, func() { seen[i] = p.Observe(ctx, site) })
 	}
+	records := map[evidence.Test]evidence.TestRecord{}
+	if cited := citedBy(probes); len(cited) > 0 {
+		work.add("the tests that claims cite", false, func() { records = runTests(ctx, site, cited) })
+	}
 	work.do()
+	for i, p := range probes {
+		for _, t := range p.Of.Tests {
+			seen[i].Tests = append(seen[i].Tests, records[t])
+		}
+	}
 	if err := stop(); err != nil {
 		return nil, err
 	}
@@ -35,6 +45,40 @@ func Run(ctx context.Context, probes []Probe, site, base *Site, stop func() erro
 	}
 	work.do()
 	return seen, ctx.Err()
+}
+
+// citedBy are the tests that the claims of experiments cite, each once.
+func citedBy(probes []Probe) (cited []evidence.Test) {
+	for _, p := range probes {
+		for _, t := range p.Of.Tests {
+			if !slices.Contains(cited, t) {
+				cited = append(cited, t)
+			}
+		}
+	}
+	return cited
+}
+
+// runTests returns a record of each test, whatever became of it.
+func runTests(ctx context.Context, s *Site, cited []evidence.Test) map[evidence.Test]evidence.TestRecord {
+	all := map[evidence.Test]evidence.TestRecord{}
+	var records []evidence.TestRecord
+	err := errors.New("there is no source tree")
+	if s.Tests != nil {
+		records, err = s.Tests(ctx, cited)
+	}
+	for _, t := range cited {
+		all[t] = evidence.TestRecord{Test: t, Outcome: evidence.TestNotRun, Why: "nothing was recorded of it"}
+		if err != nil {
+			all[t] = evidence.TestRecord{Test: t, Outcome: evidence.TestNotRun, Why: brief(err)}
+		}
+	}
+	for _, r := range records {
+		if err == nil {
+			all[r.Test] = r
+		}
+	}
+	return all
 }
 
 // A crew does experiments, several at once: most of them wait most of the time.

@@ -28,12 +28,15 @@ type names struct {
 	routes   [][2]string     // method and path
 	columns  map[string]bool // table.column
 	claims   map[string]bool
+	cited    map[string]bool // tests that claims cite, with and without their package
+	receipts map[string]bool // files of the tree
 }
 
 func gather(in evidence.Inputs, src *source) (*names, error) {
 	n := &names{
 		src: src, settings: map[string]bool{}, metrics: map[string]bool{}, verbs: map[string]bool{},
 		words: map[string]bool{}, fields: map[string]bool{}, columns: map[string]bool{}, claims: map[string]bool{},
+		cited: map[string]bool{}, receipts: map[string]bool{},
 	}
 	d := in.Declared
 	for _, s := range d.Settings {
@@ -100,6 +103,10 @@ func gather(in evidence.Inputs, src *source) (*names, error) {
 	}
 	for _, r := range in.Receipts {
 		n.claims[r.Claim.ID] = true
+		n.receipts[path.Join(evidence.PacketDir, r.File())] = true
+		for _, t := range r.Claim.Tests {
+			n.cited[t.Name], n.cited[t.String()] = true, true
+		}
 	}
 	c, _, err := in.Catalog()
 	for _, t := range c.Tables {
@@ -125,6 +132,7 @@ var (
 	makeCommand  = regexp.MustCompile(`(?:^|&&|;|\|)\s*(?:\$ )?(make(?: +[^\s;&|#]+)+)`)
 	symbolSpan   = regexp.MustCompile(`^[*&\[\]]*([A-Za-z]\w*(?:\.[A-Za-z]\w*){1,2})(?:\[.*\])?(?:\(.*\))?$`)
 	testName     = regexp.MustCompile(`^(?:Test|Benchmark|Fuzz|Example)[A-Z]\w*$`)
+	testSpan     = regexp.MustCompile(`^([a-z][a-z0-9_/-]*/[a-z][a-z0-9_-]*)\.(Test[A-Z]\w*)$`)
 	verbSpan     = regexp.MustCompile(`^[a-z][a-z0-9_-]*(?:\.[a-z][a-z0-9_-]*)+$`)
 	pathSpan     = regexp.MustCompile(`^[A-Za-z0-9_.@*-]+(?:/[A-Za-z0-9_.@*-]+)*/?$`)
 	kebabSpan    = regexp.MustCompile(`^[a-z][a-z0-9]*(?:-[a-z0-9]+)+$`)
@@ -150,6 +158,12 @@ func (n *names) span(file, s string) (what string, ok bool) {
 	}
 	if testName.MatchString(s) {
 		return judge(s, n.src.tests, "test")
+	}
+	if m := testSpan.FindStringSubmatch(s); m != nil {
+		if !n.path(file, m[1]) {
+			return judge(m[1], n.src.files, "file or directory")
+		}
+		return judge(m[2], n.src.tests, "test")
 	}
 	if verbSpan.MatchString(s) {
 		known := n.src.bases[s] || n.columns[s] || n.src.symbols[s] || exampleHost.MatchString(s)

@@ -1,5 +1,6 @@
 // Package prose checks hand-written pages against the code: every name in a
-// code span exists, every link leads somewhere, and nothing is counted by hand.
+// code span exists, every link leads somewhere, nothing is counted by hand, and on
+// governed pages nothing is stated that no receipt and no cited test binds.
 package prose
 
 import (
@@ -114,6 +115,11 @@ func (c *checker) page(file string) error {
 		c.problems = append(c.problems, problems...)
 		for _, s := range sections {
 			c.report(d, s.Begin, "delete the markers", "block %s is not declared for this page, so nothing renders it", s.Name)
+		}
+	}
+	if slices.ContainsFunc(evidence.Pages, func(p evidence.Page) bool { return p.Path == file && p.Governed }) {
+		if err := c.govern(d); err != nil {
+			return err
 		}
 	}
 	return ast.Walk(d.root, func(n ast.Node, entering bool) (ast.WalkStatus, error) {

@@ -1,0 +1,3 @@
+package tested
+
+var Read = read

@@ -1,0 +1,5 @@
+package broken
+
+import "testing"
+
+func TestBuilds(t *testing.T) { t.Error(undeclared) }
