@@ -48,7 +48,7 @@ var findings = func() *table.Table[*Finding] {
 			Question: "Who owns each loop of the scheduler when there are several replicas?",
 			Before:   "Every replica ran every loop; five of them repeated what they do outside.",
 			After:    "Each loop has a class that says how replicas keep from doing its work twice, and what is sent is counted by sinks.",
-			Claims:   []*Statement{LoopsPass, SentOnce, LeaseFences},
+			Claims:   append(loopStatements(), LoopsPass, SentOnce, LeaseFences),
 			Contract: loopsOfTheFirstRound, Deferred: notBuilt,
 		},
 		{

@@ -49,6 +49,14 @@ var loopClaims = func() *table.Table[*LoopClaim] {
 	return t
 }()
 
+// loopStatements are the claims of all loops.
+func loopStatements() (all []*Statement) {
+	for _, c := range loopClaims.Rows() {
+		all = append(all, c.Statement)
+	}
+	return all
+}
+
 // variable is the name that the code has for what is named.
 func variable(name string) string {
 	var b strings.Builder

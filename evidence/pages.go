@@ -516,11 +516,11 @@ func loopsBlock(p *page, in Inputs) (string, error) {
 	return "", nil
 }
 
-// loopClaims are about several loops, or about none by its name.
-var loopClaims = []*Statement{LoopsPass, LeaseFences, SentOnce}
+// severalLoops are about several loops, or about none by its name.
+var severalLoops = []*Statement{LoopsPass, LeaseFences, SentOnce}
 
 func loopClaimsBlock(p *page, in Inputs) (string, error) {
-	p.claims(in, loopClaims)
+	p.claims(in, severalLoops)
 	return "", nil
 }
 
