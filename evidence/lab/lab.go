@@ -34,6 +34,7 @@ type Lab struct {
 	Defective string // the same, built with the tag defects; empty if there is none
 
 	database     *local.Server
+	pooler       *pooler
 	dir          string
 	roots        []byte
 	key, token   string
@@ -46,6 +47,24 @@ type Lab struct {
 // Start starts a PostgreSQL that loses nothing in a crash, for servers of the
 // binary.
 func Start(ctx context.Context, binary string) (*Lab, error) {
+	return start(ctx, binary, local.Options{Temporary: true})
+}
+
+// Apart is another laboratory with the same binaries, for what would harm whoever
+// else works on this one's PostgreSQL. What its PostgreSQL has committed survives
+// the death of all its processes, and not that of the machine: so it starts from a
+// copy, in a tenth of the time.
+func (l *Lab) Apart(ctx context.Context) (*Lab, error) {
+	other, err := start(ctx, l.Binary, local.Options{
+		Temporary: true, Profile: local.Fast, Settings: []string{"synchronous_commit=on", "full_page_writes=on"},
+	})
+	if err == nil {
+		other.Defective = l.Defective
+	}
+	return other, err
+}
+
+func start(ctx context.Context, binary string, o local.Options) (*Lab, error) {
 	if _, err := os.Stat(binary); err != nil {
 		return nil, fmt.Errorf("the server to look at: %w; `make build` makes it", err)
 	}
@@ -60,7 +79,7 @@ func Start(ctx context.Context, binary string) (*Lab, error) {
 		err = errors.Join(os.WriteFile(l.certFile(), certPEM, 0o600), os.WriteFile(l.keyFile(), keyPEM, 0o600))
 	}
 	if err == nil {
-		l.database, err = local.Start(ctx, local.Options{Temporary: true})
+		l.database, err = local.Start(ctx, o)
 	}
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
@@ -73,6 +92,9 @@ func (l *Lab) Stop() error {
 	var errs []error
 	for _, r := range l.replicas {
 		errs = append(errs, r.Kill())
+	}
+	if l.pooler != nil {
+		errs = append(errs, l.pooler.kill())
 	}
 	return errors.Join(append(errs, l.database.Stop(), os.RemoveAll(l.dir))...)
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 )
 
 // A Proxy forwards TCP connections that come to it on loopback, each to one of
@@ -119,7 +120,9 @@ func (p *Proxy) leave(c net.Conn) {
 
 func (p *Proxy) forward(from net.Conn, backend string) {
 	defer p.leave(from)
-	to, err := new(net.Dialer).Dial("tcp", backend)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	to, err := new(net.Dialer).DialContext(ctx, "tcp", backend)
 	if err != nil {
 		return
 	}
