@@ -58,7 +58,7 @@ var leasing = map[string]string{
 // A pass writes so many events in a transaction, and goes on if there are more.
 const (
 	written = 1000
-	waiting = 3 * written // so that it goes on
+	waiting = 2*written + written/2 // so that it goes on
 )
 
 func lookFences(ctx context.Context, s *Site) (any, error) {
@@ -196,12 +196,13 @@ func (h *holders) holding(ctx context.Context) (r *lab.Replica, token int64, at 
 		r = h.replicas[name]
 		return r != nil, err
 	}
-	return r, token, at, soon(ctx, 5*patience, "no replica holds the loop", held)
+	err = soon(ctx, 2*time.Millisecond, "no replica holds the loop", held)
+	return r, token, at, err
 }
 
-// soon asks often until the answer is yes.
-func soon(ctx context.Context, patience time.Duration, otherwise string, ask func() (bool, error)) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, errors.New(otherwise))
+// soon asks every so often until the answer is yes, and fails if it does not come.
+func soon(ctx context.Context, every time.Duration, otherwise string, ask func() (bool, error)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 10*patience, errors.New(otherwise))
 	defer cancel()
 	for {
 		if yes, err := ask(); yes || err != nil {
@@ -210,7 +211,7 @@ func soon(ctx context.Context, patience time.Duration, otherwise string, ask fun
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-time.After(2 * time.Millisecond):
+		case <-time.After(every):
 		}
 	}
 }
@@ -293,7 +294,7 @@ func (h *holders) fault(ctx context.Context, by string, r *lab.Replica, token in
 			schedule.AuditSequence.Name, token, r.Name).Scan(&began)
 		return began != nil, err
 	}
-	if err := soon(ctx, 10*patience, "no other replica goes on", another); err != nil {
+	if err := soon(ctx, 20*time.Millisecond, "no other replica goes on", another); err != nil {
 		return err
 	}
 	took := began.Sub(at).Milliseconds()
@@ -317,7 +318,7 @@ func (h *holders) fault(ctx context.Context, by string, r *lab.Replica, token in
 
 // count looks at what was written, once all of it was.
 func (h *holders) count(ctx context.Context) error {
-	if err := soon(ctx, 10*patience, "the queue does not drain", func() (bool, error) {
+	if err := soon(ctx, 20*time.Millisecond, "the queue does not drain", func() (bool, error) {
 		left, err := h.left(ctx)
 		return left <= 0, err
 	}); err != nil {
