@@ -189,29 +189,54 @@ func (r *renewers) issue(ctx context.Context) error {
 // them see that none has a job, and lets these go on one after the other. Jobs are
 // taken meanwhile from those that do the first ones.
 func (r *renewers) queue(ctx context.Context) error {
-	parked, err := pgx.Connect(ctx, r.url)
+	early, err := pgx.Connect(ctx, r.url)
 	if err != nil {
 		return err
 	}
-	defer parked.Close(ctx)
-	if _, err := parked.Exec(ctx, `select pg_advisory_lock($1)`, queueing); err != nil {
+	defer early.Close(ctx)
+	late, err := pgx.Connect(ctx, r.url)
+	if err != nil {
 		return err
 	}
+	defer late.Close(ctx)
+	if _, err := early.Exec(ctx, `select pg_advisory_lock($1)`, queueing); err != nil {
+		return err
+	}
+	if err := r.queueUp(ctx, threeOfThem); err != nil {
+		return err
+	}
+	// Those have seen that nothing is due. Who waits behind them lets the next ones
+	// wait, which see what is.
 	if _, err := r.conn.Exec(ctx, `update certificates set renew_at = clock_timestamp()`); err != nil {
 		return err
 	}
-	overlap := func() (bool, error) {
+	locked := make(chan error, 1)
+	go func() {
+		_, err := late.Exec(ctx, `select pg_advisory_lock($1)`, queueing)
+		locked <- err
+	}()
+	if err := r.queueUp(ctx, threeOfThem+1); err != nil {
+		return errors.Join(err, early.Close(ctx), <-locked)
+	}
+	if err := early.Close(ctx); err != nil {
+		return err
+	}
+	if err := <-locked; err != nil {
+		return err
+	}
+	if err := r.queueUp(ctx, threeOfThem); err != nil {
+		return err
+	}
+	return r.taking(ctx, func() error { return late.Close(ctx) })
+}
+
+// queueUp waits until so many wait for the lock.
+func (r *renewers) queueUp(ctx context.Context, n int) error {
+	return soon(ctx, 5*time.Millisecond, "not every replica queues", func() (bool, error) {
 		err := r.conn.QueryRow(ctx, `
 			select count(*) from pg_locks l join pg_database d on d.oid = l.database
 			where d.datname = current_database() and l.locktype = 'advisory' and l.objid = $1 and not l.granted`, queueing).Scan(&r.seen.Overlap)
-		return r.seen.Overlap == threeOfThem, err
-	}
-	if err := soon(ctx, 5*time.Millisecond, "not every replica queues", overlap); err != nil {
-		return err
-	}
-	return r.taking(ctx, func() error {
-		_, err := parked.Exec(ctx, `select pg_advisory_unlock($1)`, queueing)
-		return err
+		return r.seen.Overlap == n, err
 	})
 }
 
