@@ -246,6 +246,15 @@ func (r *Replica) Client(key string) (*client.Client, error) {
 	return client.New(r.URL, key, r.lab.roots)
 }
 
+// Client returns a client of whatever server of the laboratory is behind the address,
+// which is host:port.
+func (l *Lab) Client(address, key string) (*client.Client, error) {
+	return client.New("https://"+address, key, l.roots)
+}
+
+// Address is where the replica listens, as host:port.
+func (r *Replica) Address() string { return strings.TrimPrefix(r.URL, "https://") }
+
 // Log is the end of what the process wrote to its log.
 func (r *Replica) Log() string { return r.log.String() }
 
