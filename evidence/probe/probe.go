@@ -138,7 +138,7 @@ func always(sql string) func(api.Declared) string { return func(api.Declared) st
 func Probes() []Probe { return registered }
 
 var registered = func() (all []Probe) {
-	for _, p := range slices.Concat(probes, limitProbes, []Probe{sendingProbe, migrationsProbe, leasesProbe, jobsProbe, rollingProbe}) {
+	for _, p := range slices.Concat(probes, limitProbes, []Probe{sendingProbe, migrationsProbe, leasesProbe, jobsProbe, rollingProbe, backupProbe}) {
 		var err error
 		if all, err = Register(all, p); err != nil {
 			panic(err) // the tables of this package are wrong
