@@ -25,7 +25,7 @@ type RollingSeen struct {
 	Lost     int      `json:"lost"`   // acknowledged, and not there
 }
 
-// The checks of a rolling restart that a defect turns red.
+// FailedRequests is the check of a rolling restart that a defect turns red.
 const FailedRequests = "requests that failed"
 
 func judgeRolling(_ api.Declared, seen json.RawMessage) ([]Check, error) {

@@ -154,9 +154,7 @@ func (b *backup) after(ctx context.Context, kept string) error {
 		if b.seen.List, b.seen.Number, err = b.listWith(ctx, serial); err != nil {
 			return err
 		}
-		if b.seen.Key, err = b.open(ctx, kept); err != nil {
-			return err
-		}
+		b.seen.Key = b.open(ctx, kept)
 		trail, err := lookTrail(ctx, b.Site)
 		if err != nil {
 			return err
@@ -207,7 +205,7 @@ func (b *backup) listWith(ctx context.Context, serial string) (seen evidence.Lis
 	has := func() (bool, error) {
 		der, err := b.public(ctx, api.GetCRL, b.issuer)
 		if err != nil {
-			return false, nil // there may be none yet
+			return false, err
 		}
 		list, err := x509.ParseRevocationList(der)
 		if err != nil {
@@ -233,14 +231,13 @@ func (b *backup) listWith(ctx context.Context, serial string) (seen evidence.Lis
 }
 
 // open downloads the key of a certificate, and says what is wrong with it.
-func (b *backup) open(ctx context.Context, id string) (wrong string, err error) {
-	in := &api.KeyDownload{ID: id}
-	key, err := client.Do(ctx, b.Admin, api.DownloadKey, in)
+func (b *backup) open(ctx context.Context, id string) (wrong string) {
+	key, err := client.Do(ctx, b.Admin, api.DownloadKey, &api.KeyDownload{ID: id})
+	if err == nil {
+		_, err = tls.X509KeyPair([]byte(key.CertificatePEM), []byte(key.KeyPEM))
+	}
 	if err != nil {
-		return brief(err), nil
+		return brief(err)
 	}
-	if _, err := tls.X509KeyPair([]byte(key.CertificatePEM), []byte(key.KeyPEM)); err != nil {
-		return brief(err), nil
-	}
-	return "", nil
+	return ""
 }

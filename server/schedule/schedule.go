@@ -216,7 +216,7 @@ func (r *Runner) take(ctx, hard context.Context, b Binding, every time.Duration)
 // how late that a holder has given its loop back long before its lease is over.
 const (
 	longestSleep = 30 * time.Second
-	soon         = 200 * time.Millisecond
+	soon         = 100 * time.Millisecond
 )
 
 // keep renews the lease until the returned function is called. It cancels the
