@@ -42,10 +42,10 @@ var jobsProbe = Probe{
 // renewing are settings under which replicas look for work all the time, and a
 // killed one's jobs are soon the others'.
 var renewing = map[string]string{
-	config.RenewalCheckEvery.Name: "50ms",
-	config.JobProcessorEvery.Name: "50ms",
-	config.JobRetryEvery.Name:     "100ms",
-	config.JobTimeoutEvery.Name:   "100ms",
+	config.RenewalCheckEvery.Name: "100ms",
+	config.JobProcessorEvery.Name: "200ms",
+	config.JobRetryEvery.Name:     "200ms",
+	config.JobTimeoutEvery.Name:   "200ms",
 	config.JobLease.Name:          "1s",
 }
 

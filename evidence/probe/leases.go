@@ -51,7 +51,7 @@ func ownOnce(ctx context.Context, base *Site, d Defect) (*Site, func() error, er
 // leasing are settings under which there is always a pass to come.
 var leasing = map[string]string{
 	config.LeaseTTL.Name:           "2s",
-	config.AuditSequenceEvery.Name: "20ms",
+	config.AuditSequenceEvery.Name: "50ms",
 	config.ShutdownTimeout.Name:    "5s",
 }
 
