@@ -28,13 +28,19 @@ type RollingSeen struct {
 // FailedRequests is the check of a rolling restart that a defect turns red.
 const FailedRequests = "requests that failed"
 
+// What counts as a load.
+const (
+	LeastReads  = 100
+	LeastWrites = 50
+)
+
 func judgeRolling(_ api.Declared, seen json.RawMessage) ([]Check, error) {
 	return decide(seen, func(s RollingSeen) []Check {
 		return []Check{
 			check("replicas that were stopped and started again", strconv.Itoa(max(1, s.Planned)), strconv.Itoa(s.Restarts)),
 			check("processes", strconv.Itoa(3+s.Restarts), strconv.Itoa(len(s.PIDs))),
-			atLeast("reads", 50, s.Reads),
-			atLeast("writes that were acknowledged", 20, s.Writes),
+			atLeast("reads", LeastReads, s.Reads),
+			atLeast("writes that were acknowledged", LeastWrites, s.Writes),
 			check(FailedRequests, "0", strconv.Itoa(s.Failed)),
 			check("acknowledged writes that are not there", "0", strconv.Itoa(s.Lost)),
 		}

@@ -95,6 +95,9 @@ func lookRolling(ctx context.Context, s *Site) (_ any, err error) {
 			break
 		}
 	}
+	if err == nil {
+		_, err = eventually(5*patience, r.loaded)
+	}
 	enough()
 	loaded.Wait()
 	if err != nil {
@@ -232,6 +235,13 @@ func (r *roll) restart(ctx context.Context, i int) error {
 	}
 	r.seen.Restarts++
 	return nil
+}
+
+// loaded reports whether there was a load to speak of.
+func (r *roll) loaded() (bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.seen.Reads >= evidence.LeastReads && r.seen.Writes >= evidence.LeastWrites, nil
 }
 
 // load sends requests until it is enough; the last one is waited for.
