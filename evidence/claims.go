@@ -49,6 +49,10 @@ var (
 			"and so do those that go on where others were killed in the middle.",
 		judgeMigrations, "migrate.Up", "migrate.Check", "migrations.Files").
 		citing("server/migrate.TestRunMigrations_ConcurrentCallsSerialized", "server/migrate.TestKilledInTheMiddleOfAMigration")
+	MigrationsRefuse = statement("migrate/refuses",
+		"A database that other migrations made is neither migrated nor served, the message names the migration, and the database stays as it is; "+
+			"one that a later version made which leaves it readable is served.",
+		judgeRefusals, "migrate.Status.Fits", "migrate.Compare", "migrate.Check")
 	LoopsPass = statement("schedule/passes",
 		"The newest pass of every declared loop ended without error and is not overdue, and no other loop runs.",
 		judgePasses, "schedule.Runner", "schedule.All", "app.App.Loops").
@@ -178,6 +182,75 @@ func judgeMigrations(d api.Declared, seen json.RawMessage) ([]Check, error) {
 			check("rows of that ledger", all, strconv.Itoa(len(s.Killed.Rows))),
 			check("catalog after the kills", s.Killed.Fresh, s.Killed.Catalog),
 		}
+	})
+}
+
+// A Misfit is a way in which a ledger is not that of this build.
+type Misfit struct {
+	Says    string
+	Fits    bool   // a server may run on it all the same
+	Version string // that the refusal names; the newest if empty
+	SQL     func(newest string) string
+}
+
+// another is a version that no build has, and that a build can read which has the
+// given one.
+func another(readable string) func(string) string {
+	return func(string) string {
+		return `insert into schema_migrations (version, sha256, readable_from, took, server, replica)
+			values ('9999_later', 'a hash', '` + readable + `', '1 second', 'a later version', 'another')`
+	}
+}
+
+// Misfits are those that are tried.
+var Misfits = []Misfit{
+	{Says: "a migration that was applied from another file", SQL: func(newest string) string {
+		return `update schema_migrations set sha256 = repeat('0', 64) where version = '` + newest + `'`
+	}},
+	{Says: "a migration that was left out", Version: "0002_", SQL: func(string) string {
+		return `delete from schema_migrations where version like '0002_%'`
+	}},
+	{Says: "a later migration that this build cannot read", Version: "9999_later", SQL: another("9999")},
+	{Says: "a later migration that this build can read", Fits: true, Version: "9999_later", SQL: another("0001")},
+}
+
+// RefusalsSeen is what became of databases that do not fit.
+type RefusalsSeen struct {
+	Databases []MisfitSeen `json:"databases"`
+}
+
+// A MisfitSeen is one of them.
+type MisfitSeen struct {
+	Misfit   string `json:"misfit"`
+	Migrated bool   `json:"migrated"` // without error
+	Served   bool   `json:"served"`
+	Names    bool   `json:"names"` // the errors name the migration
+	Kept     bool   `json:"kept"`  // ledger and catalog are as before
+}
+
+func judgeRefusals(_ api.Declared, seen json.RawMessage) ([]Check, error) {
+	return decide(seen, func(s RefusalsSeen) []Check {
+		var checks []Check
+		const served, refused = "migrated and served, and as it was", "refused by name, and as it was"
+		for _, m := range Misfits {
+			want, got := refused, unseen
+			if m.Fits {
+				want = served
+			}
+			for _, d := range s.Databases {
+				switch {
+				case d.Misfit != m.Says:
+				case d.Migrated && d.Served && d.Kept:
+					got = served
+				case !d.Migrated && !d.Served && d.Names && d.Kept:
+					got = refused
+				default:
+					got = fmt.Sprintf("migrated: %t, served: %t, named: %t, as it was: %t", d.Migrated, d.Served, d.Names, d.Kept)
+				}
+			}
+			checks = append(checks, check(m.Says, want, got))
+		}
+		return checks
 	})
 }
 

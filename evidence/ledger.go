@@ -27,7 +27,7 @@ var findings = func() *table.Table[*Finding] {
 			Question: "Is it tracked which migrations of the schema were applied?",
 			Before:   "Migrations were files that were run at every start, and nothing said which had been.",
 			After:    "A ledger has a row for each file, with the hash of what was applied; a database that does not fit the files is refused.",
-			Claims:   []*Statement{LedgerMatches, CatalogMatches, MigrationsRace},
+			Claims:   []*Statement{LedgerMatches, CatalogMatches, MigrationsRefuse, MigrationsRace},
 		},
 		{
 			ID: "D4", Severity: "high",

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"certctl/evidence"
 	"certctl/evidence/observe"
 	"certctl/server/api"
+	"certctl/server/defect"
 )
 
 // racing is how many processes migrate a database at once.
@@ -91,7 +93,7 @@ func (s *Site) race(ctx context.Context, url string, seen *evidence.MigrationsSe
 	pids := make([]int, racing)
 	var wg sync.WaitGroup
 	for i := range racing {
-		cmd := s.Lab.Migration(ctx, url)
+		cmd := s.Lab.Migration(ctx, url, s.With)
 		var said bytes.Buffer
 		cmd.Stderr = &said
 		if err := cmd.Start(); err != nil {
@@ -130,7 +132,7 @@ func (s *Site) killMigrations(ctx context.Context, url string) (kills int, err e
 	}
 	defer conn.Close(ctx)
 	for _, after := range []time.Duration{2 * time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond, 20 * time.Millisecond, 30 * time.Millisecond} {
-		cmd := s.Lab.Migration(ctx, url)
+		cmd := s.Lab.Migration(ctx, url, s.With)
 		if err := cmd.Start(); err != nil {
 			return kills, err
 		}
@@ -198,4 +200,69 @@ func withoutLocks(all []evidence.CatalogObject) (rest []evidence.CatalogObject) 
 		}
 	}
 	return rest
+}
+
+// refusalsProbe is the experiment with databases that do not fit.
+var refusalsProbe = Probe{
+	Of: evidence.MigrationsRefuse, Needs: []Need{Processes}, Look: lookRefusals, Make: own,
+	Controls: []Defect{{
+		Says: "the server does not compare the ledger with its files",
+		Turns: func(api.Declared) (names []string) {
+			for _, m := range evidence.Misfits {
+				if !m.Fits {
+					names = append(names, m.Says)
+				}
+			}
+			return names
+		},
+		Switch: defect.UncheckedLedger,
+	}},
+}
+
+// lookRefusals migrates, and serves, databases that other files made.
+func lookRefusals(ctx context.Context, s *Site) (any, error) {
+	fresh, err := s.Lab.Database(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Lab.Migrate(ctx, fresh); err != nil {
+		return nil, err
+	}
+	var seen evidence.RefusalsSeen
+	for _, m := range evidence.Misfits {
+		url, err := s.Lab.Clone(ctx, fresh)
+		if err != nil {
+			return nil, err
+		}
+		made := s.on(url)
+		version := newest(s.Declared)
+		if m.Version != "" {
+			version = m.Version
+		}
+		if err := made.alter(ctx, m.SQL(newest(s.Declared))); err != nil {
+			return nil, err
+		}
+		before, err := made.migrated(ctx)
+		if err != nil {
+			return nil, err
+		}
+		r := evidence.MisfitSeen{Misfit: m.Says}
+		out, failed := s.Lab.Migration(ctx, url, s.With).CombinedOutput()
+		r.Migrated, r.Names = failed == nil, strings.Contains(string(out), version)
+		server, failed := s.Lab.Server(ctx, url, s.With)
+		if r.Served = failed == nil; r.Served {
+			if err := server.Kill(); err != nil {
+				return nil, err
+			}
+		} else {
+			r.Names = r.Names && strings.Contains(failed.Error(), version)
+		}
+		after, err := made.migrated(ctx)
+		if err != nil {
+			return nil, err
+		}
+		r.Kept = reflect.DeepEqual(before, after)
+		seen.Databases = append(seen.Databases, r)
+	}
+	return seen, nil
 }

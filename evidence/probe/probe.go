@@ -142,7 +142,8 @@ func always(sql string) func(api.Declared) string { return func(api.Declared) st
 func Probes() []Probe { return registered }
 
 var registered = func() (all []Probe) {
-	for _, p := range slices.Concat(probes, loopProbes(), limitProbes, []Probe{sendingProbe, migrationsProbe}) {
+	alone := []Probe{sendingProbe, migrationsProbe, refusalsProbe, leasesProbe, jobsProbe, rollingProbe, backupProbe}
+	for _, p := range slices.Concat(probes, loopProbes(), limitProbes, alone) {
 		var err error
 		if all, err = Register(all, p); err != nil {
 			panic(err) // the tables of this package are wrong

@@ -21,6 +21,7 @@ type Name string
 
 // The defects.
 const (
-	UnfencedLoop Name = "unfenced-loop" // a pass of a loop writes, whoever has taken its lease
-	UnfencedJob  Name = "unfenced-job"  // the result of a job is written, whoever has claimed it since
+	UnfencedLoop    Name = "unfenced-loop"    // a pass of a loop writes, whoever has taken its lease
+	UncheckedLedger Name = "unchecked-ledger" // a database is taken that does not fit the migrations
+	UnfencedJob     Name = "unfenced-job"     // the result of a job is written, whoever has claimed it since
 )

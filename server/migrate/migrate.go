@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"certctl/server/config"
+	"certctl/server/defect"
 	"certctl/server/fault"
 	"certctl/server/pg"
 )
@@ -312,6 +313,9 @@ func (status Status) Count(s State) int {
 // Fits says why a server with these files must not touch the database, and how
 // to go on; nil if it may.
 func (status Status) Fits() error {
+	if defect.On && defect.Is(defect.UncheckedLedger) {
+		return nil
+	}
 	for _, e := range status {
 		var problem string
 		switch e.State {

@@ -196,6 +196,9 @@ func (r *Runner) take(ctx, hard context.Context, b Binding, every time.Duration)
 		r.Log.Error("lease not taken", zap.String("loop", b.Loop.Name), zap.Error(err))
 		return jitter(ttl)
 	case token == nil:
+		if wait <= ttl {
+			wait = min(wait, soon) // it may be held, and be given back at any time
+		}
 		return jitter(min(max(wait, ttl/20), longestSleep))
 	}
 	p := &Pass{Token: *token, db: r.DB, loop: b.Loop.Name, ttl: ttl, stopping: ctx.Done()}
@@ -209,8 +212,12 @@ func (r *Runner) take(ctx, hard context.Context, b Binding, every time.Duration)
 	return 0
 }
 
-// longestSleep is how late a replica may notice that a due time was moved.
-const longestSleep = 30 * time.Second
+// longestSleep is how late a replica may notice that a due time was moved, and soon
+// how late that a holder has given its loop back long before its lease is over.
+const (
+	longestSleep = 30 * time.Second
+	soon         = 100 * time.Millisecond
+)
 
 // keep renews the lease until the returned function is called. It cancels the
 // pass when the lease is gone, or when trust, which began before the lease was

@@ -24,6 +24,12 @@ const ttl = 400 * time.Millisecond
 // replica runs bindings as one replica until the returned stop.
 func replica(t *testing.T, pool *pgxpool.Pool, name string, bindings ...schedule.Binding) (stop func()) {
 	t.Helper()
+	return leasing(t, pool, name, ttl, bindings...)
+}
+
+// leasing is replica with another lease.
+func leasing(t *testing.T, pool *pgxpool.Pool, name string, ttl time.Duration, bindings ...schedule.Binding) (stop func()) {
+	t.Helper()
 	r := &schedule.Runner{
 		DB: pool, Replica: name, Metrics: metric.New(), Log: zap.NewNop(), Bindings: bindings,
 		Settings: config.Values{config.LeaseTTL.Name: ttl, period.Name: 50 * time.Millisecond, config.RetentionEvery.Name: time.Hour},
@@ -382,5 +388,41 @@ func TestRetentionDeletesOldRunsInBatches(t *testing.T) {
 	left, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil || !slices.Equal(left, []string{"held", "new"}) {
 		t.Errorf("left are %v (%v), want the pass that holds a lease and the new one", left, err)
+	}
+}
+
+// A holder that stops gives its loop back; nobody waits for the end of a lease
+// that was looked at while it held it.
+func TestALoopThatIsGivenBackIsSoonAnothers(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.DB(t)
+	loop := leased(t, pool, period)
+	const long = 4 * time.Second
+	inside, others := make(chan struct{}), make(chan struct{})
+	first := leasing(t, pool, "first", long, loop.Do(func(_ context.Context, p *schedule.Pass) (int, error) {
+		close(inside)
+		<-p.Stopping()
+		return 0, nil
+	}))
+	<-inside
+	itsOwn, err := pgxpool.New(t.Context(), pool.Config().ConnString())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(itsOwn.Close)
+	took := sync.OnceFunc(func() { close(others) })
+	leasing(t, itsOwn, "second", long, loop.Do(func(context.Context, *schedule.Pass) (int, error) {
+		took()
+		return 0, nil
+	}))
+	pgtest.Eventually(t, "the second has looked", func() bool {
+		s := itsOwn.Stat()
+		return s.AcquireCount() > 0 && s.AcquiredConns() == 0
+	})
+	stopped := time.Now()
+	first()
+	<-others
+	if waited := time.Since(stopped); waited > long/2 {
+		t.Errorf("it was another's after %s", waited)
 	}
 }

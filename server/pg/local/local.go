@@ -54,6 +54,7 @@ type Options struct {
 // Server is a running PostgreSQL.
 type Server struct {
 	dir, sockets, password string
+	bin                    string
 	port                   int
 	as                     *syscall.Credential // nil: ourselves
 	held                   []*os.File          // locks on the directories in use
@@ -107,6 +108,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 			return nil, err
 		}
 	}
+	s.bin = bin
 	if err := s.placeSockets(ctx); err != nil {
 		return nil, err
 	}
@@ -206,6 +208,12 @@ func (s *Server) Dir() string { return s.dir }
 // StateDir is a private directory beside the data for what belongs to it: keys,
 // certificates. Where root runs this, PostgreSQL cannot read it.
 func (s *Server) StateDir() string { return filepath.Join(s.dir, "state") }
+
+// Bin is the folder of the binaries that it was started from.
+func (s *Server) Bin() string { return s.bin }
+
+// Account is who it runs as; nil means ourselves.
+func (s *Server) Account() *syscall.Credential { return s.as }
 
 // PID is the process id of the postmaster.
 func (s *Server) PID() int { return s.process.Pid }
