@@ -45,7 +45,7 @@ func judgeJobs(_ api.Declared, seen json.RawMessage) ([]Check, error) {
 	return decide(seen, func(s JobsSeen) []Check {
 		due := strconv.Itoa(s.Due)
 		return []Check{
-			atLeast("certificates that were due at once", 100, s.Due),
+			atLeast("certificates that were due at once", 50, s.Due),
 			check("statements that queue and overlap", "3", strconv.Itoa(s.Overlap)),
 			check("kills", strconv.Itoa(max(1, s.Planned)), strconv.Itoa(s.Kills)),
 			check("replicas", strconv.Itoa(3+s.Kills), strconv.Itoa(len(s.PIDs))),

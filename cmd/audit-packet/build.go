@@ -204,7 +204,11 @@ func (t *target) find() error {
 
 // laboratory starts one.
 func (t *target) laboratory(ctx context.Context) (*lab.Lab, error) {
-	l, err := lab.Start(ctx, t.server)
+	begin := lab.Start
+	if t.quick {
+		begin = lab.Hasty
+	}
+	l, err := begin(ctx, t.server)
 	if err == nil {
 		l.Defective = t.defective
 	}

@@ -50,14 +50,19 @@ func Start(ctx context.Context, binary string) (*Lab, error) {
 	return start(ctx, binary, local.Options{Temporary: true})
 }
 
-// Apart is another laboratory with the same binaries, for what would harm whoever
-// else works on this one's PostgreSQL. What its PostgreSQL has committed survives
-// the death of all its processes, and not that of the machine: so it starts from a
-// copy, in a tenth of the time.
-func (l *Lab) Apart(ctx context.Context) (*Lab, error) {
-	other, err := start(ctx, l.Binary, local.Options{
-		Temporary: true, Profile: local.Fast, Settings: []string{"synchronous_commit=on", "full_page_writes=on"},
+// Hasty starts a PostgreSQL whose commits survive the death of all its processes,
+// and not that of the machine: it starts from a copy and waits for no disk, and is
+// for experiments that are done in a hurry.
+func Hasty(ctx context.Context, binary string) (*Lab, error) {
+	return start(ctx, binary, local.Options{
+		Temporary: true, Profile: local.Fast, Settings: []string{"synchronous_commit=on", "full_page_writes=on", "autovacuum=off"},
 	})
+}
+
+// Apart is another, hasty laboratory with the same binaries, for what would harm
+// whoever else works on this one's PostgreSQL.
+func (l *Lab) Apart(ctx context.Context) (*Lab, error) {
+	other, err := Hasty(ctx, l.Binary)
 	if err == nil {
 		other.Defective = l.Defective
 	}
@@ -232,7 +237,8 @@ func (l *Lab) Settings(replica, url string, settings map[string]string) map[stri
 	all[config.TLSCertFile.Name] = l.certFile()
 	all[config.TLSKeyFile.Name] = l.keyFile()
 	all[config.Replica.Name] = replica
-	for _, l := range limit.All() { // experiments with a limit set its own
+	all[config.DatabaseMaxConnections.Name] = "8" // there are many replicas on one PostgreSQL
+	for _, l := range limit.All() {               // experiments with a limit set its own
 		all[l.Cap.Name] = "1000000"
 		if l.Rate != nil {
 			all[l.Rate.Name] = "100000"

@@ -59,7 +59,7 @@ type renewers struct {
 }
 
 func lookJobs(ctx context.Context, s *Site) (_ any, err error) {
-	r := &renewers{Site: s, seen: evidence.JobsSeen{Due: s.times(100, 10_000), Planned: s.times(1, 50)}}
+	r := &renewers{Site: s, seen: evidence.JobsSeen{Due: s.times(onStage, 10_000), Planned: s.times(1, 50)}}
 	defer func() {
 		for _, one := range r.replicas {
 			err = errors.Join(err, one.Kill())
@@ -110,10 +110,7 @@ func open() (names []string) {
 const queueing = 4711
 
 func (r *renewers) start(ctx context.Context) (err error) {
-	if r.url, err = r.Lab.Database(ctx); err != nil {
-		return err
-	}
-	if err := r.Lab.Migrate(ctx, r.url); err != nil {
+	if r.url, err = r.database(ctx); err != nil {
 		return err
 	}
 	park := fmt.Sprintf(`
@@ -131,11 +128,30 @@ func (r *renewers) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := r.issue(ctx); err != nil {
-		return err
+	if !r.Quick {
+		if err := r.issue(ctx); err != nil {
+			return err
+		}
 	}
 	r.conn, err = pgx.Connect(ctx, r.url)
 	return err
+}
+
+// database is an empty one, or one with certificates where those that there are
+// will do.
+func (r *renewers) database(ctx context.Context) (string, error) {
+	if r.Quick {
+		staged, err := r.staged(ctx)
+		if err != nil {
+			return "", err
+		}
+		return r.Lab.Clone(ctx, staged.Database)
+	}
+	url, err := r.Lab.Database(ctx)
+	if err == nil {
+		err = r.Lab.Migrate(ctx, url)
+	}
+	return url, err
 }
 
 func (r *renewers) add(ctx context.Context) error {

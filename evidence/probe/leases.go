@@ -64,8 +64,8 @@ const (
 func lookFences(ctx context.Context, s *Site) (any, error) {
 	// Taking costs a tenth of a second; the others cost a lease.
 	plan := map[string]map[string]int{
-		evidence.Directly: {evidence.ByTaking: s.times(5, 470), evidence.ByKilling: s.times(1, 10), evidence.ByFreezing: s.times(0, 10), evidence.ByStopping: s.times(1, 10)},
-		evidence.Pooled:   {evidence.ByTaking: s.times(5, 470), evidence.ByKilling: s.times(0, 10), evidence.ByFreezing: s.times(1, 10), evidence.ByStopping: s.times(1, 10)},
+		evidence.Directly: {evidence.ByTaking: s.times(3, 470), evidence.ByKilling: s.times(1, 10), evidence.ByFreezing: s.times(0, 10), evidence.ByStopping: s.times(0, 10)},
+		evidence.Pooled:   {evidence.ByTaking: s.times(3, 470), evidence.ByKilling: s.times(0, 10), evidence.ByFreezing: s.times(1, 10), evidence.ByStopping: s.times(0, 10)},
 	}
 	ways := []string{evidence.Directly, evidence.Pooled}
 	seen := evidence.FencesSeen{Ways: make([]evidence.FencedSeen, len(ways))}

@@ -28,12 +28,10 @@ import (
 
 // Each limit is tried with a cap that is soon used up and hardly comes back.
 const (
-	tried       = 50
-	asked       = 500
 	hardlyEver  = "0.001" // a second
 	sometime    = "0.5"   // a second
 	few         = 5
-	atOnce      = 32 // connections to a replica
+	atOnce      = 8 // connections to a replica, for each caller
 	threeOfThem = 3
 )
 
@@ -374,7 +372,7 @@ func (c *caller) ask(ctx context.Context, at int, l *limit.Limit, change func(*h
 
 // flood sends many requests at once to the first replicas, in turn, and returns
 // how many were admitted.
-func (c *caller) flood(ctx context.Context, replicas int, l *limit.Limit) (int, error) {
+func (c *caller) flood(ctx context.Context, asked, replicas int, l *limit.Limit) (int, error) {
 	var admitted atomic.Int64
 	errs := make([]error, asked)
 	var wg sync.WaitGroup
@@ -407,9 +405,9 @@ func lookCaps(scope *limit.Scope) func(context.Context, *Site) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		seen := evidence.CapsSeen{Scope: scope.Name, Cap: tried, Asked: asked}
+		seen := evidence.CapsSeen{Scope: scope.Name, Cap: s.times(10, 50), Asked: s.times(40, 500)}
 		for _, l := range limit.All() {
-			c, err := t.caps(ctx, scope, l)
+			c, err := t.caps(ctx, scope, l, seen.Cap, seen.Asked)
 			if err != nil {
 				return nil, err
 			}
@@ -419,7 +417,7 @@ func lookCaps(scope *limit.Scope) func(context.Context, *Site) (any, error) {
 	}
 }
 
-func (t *trial) caps(ctx context.Context, scope *limit.Scope, l *limit.Limit) (seen evidence.CapSeen, err error) {
+func (t *trial) caps(ctx context.Context, scope *limit.Scope, l *limit.Limit, tried, asked int) (seen evidence.CapSeen, err error) {
 	seen.Limit = l.Name
 	defer func() { err = errors.Join(err, t.kill()) }()
 	if err := t.start(ctx, threeOfThem, scope, l, tried, hardlyEver); err != nil {
@@ -433,7 +431,7 @@ func (t *trial) caps(ctx context.Context, scope *limit.Scope, l *limit.Limit) (s
 		return seen, err
 	}
 	defer one.close()
-	if seen.One, err = one.flood(ctx, 1, l); err != nil {
+	if seen.One, err = one.flood(ctx, asked, 1, l); err != nil {
 		return seen, err
 	}
 	together := t.subject()
@@ -442,7 +440,7 @@ func (t *trial) caps(ctx context.Context, scope *limit.Scope, l *limit.Limit) (s
 		return seen, err
 	}
 	defer all.close()
-	if seen.Together, err = all.flood(ctx, threeOfThem, l); err != nil {
+	if seen.Together, err = all.flood(ctx, asked, threeOfThem, l); err != nil {
 		return seen, err
 	}
 	if err := t.kill(); err != nil {
@@ -456,7 +454,7 @@ func (t *trial) caps(ctx context.Context, scope *limit.Scope, l *limit.Limit) (s
 		return seen, err
 	}
 	defer again.close()
-	seen.Restart, err = again.flood(ctx, 1, l)
+	seen.Restart, err = again.flood(ctx, asked, 1, l)
 	return seen, err
 }
 

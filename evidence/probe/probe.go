@@ -92,7 +92,7 @@ type Probe struct {
 	Of       *evidence.Statement
 	Needs    []Need
 	Harms    string // what it leaves on a running server, in words; empty if nothing
-	Alone    bool   // it measures times, which other experiments at the same time would spoil
+	Alone    bool   // it measures times, or counts all there is, which other experiments at the same time would spoil
 	Site     Maker  // what is looked at; nil if it is the base
 	Look     func(context.Context, *Site) (any, error)
 	Make     Maker // what the controls look at; it gets their defects

@@ -184,7 +184,7 @@ var probes = []Probe{
 		},
 	},
 	{
-		Of: evidence.RulesRefuse, Needs: []Need{Database, Processes}, Look: lookRules, Make: served,
+		Of: evidence.RulesRefuse, Alone: true, Needs: []Need{Database, Processes}, Look: lookRules, Make: served,
 		Controls: []Defect{{
 			Says: "the database widens every profile that is written",
 			Turns: func(api.Declared) []string {

@@ -98,7 +98,7 @@ func (c *crew) add(name string, alone bool, do func()) {
 }
 
 // atATime is how many experiments are done at once.
-func atATime() int { return 1 + runtime.NumCPU() }
+func atATime() int { return 2 + runtime.NumCPU() }
 
 // do does all tasks, those that measure times in the end and one by one.
 func (c *crew) do() {

@@ -59,6 +59,7 @@ type Server struct {
 	as                     *syscall.Credential // nil: ourselves
 	held                   []*os.File          // locks on the directories in use
 	temporary              []string            // paths that go with the server
+	first                  syscall.Signal      // that Stop sends: a checkpoint of what is thrown away helps nobody
 	guard                  *guard
 	log                    *os.File
 
@@ -87,7 +88,10 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{as: as}
+	s := &Server{as: as, first: syscall.SIGINT}
+	if o.Temporary {
+		s.first = syscall.SIGQUIT
+	}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("start PostgreSQL: %w", errors.Join(err, s.Stop()))
@@ -242,7 +246,7 @@ func (s *Server) halt() error {
 	var errs []error
 	s.stopping.Store(true)
 	if s.process != nil {
-		_ = s.process.Signal(syscall.SIGINT) // it may have ended
+		_ = s.process.Signal(s.first) // it may have ended
 		select {
 		case <-s.done:
 		case <-time.After(10 * time.Second):
