@@ -275,7 +275,7 @@ func loopProbes() (all []Probe) {
 			})
 		}
 		all = append(all, Probe{
-			Of: claim.Statement, Needs: []Need{Processes}, Make: own, Controls: controls,
+			Of: claim.Statement, Needs: []Need{Processes}, Make: ownOnce, Controls: controls,
 			Look: func(ctx context.Context, s *Site) (any, error) { return s.lookLoop(ctx, claim.Loop, c) },
 		})
 	}
@@ -351,6 +351,17 @@ type watch struct {
 const parking = 5150
 
 func (s *Site) lookLoop(ctx context.Context, l *schedule.Loop, c chore) (_ any, err error) {
+	faults := []string{evidence.Killed}
+	if !s.Quick {
+		faults = slices.Repeat([]string{evidence.Killed, evidence.Frozen, evidence.CutOff}, 3)
+		apart := *s
+		if apart.Lab, err = s.Lab.Apart(ctx); err != nil {
+			return nil, err
+		}
+		apart.once = &once{}
+		defer func() { err = errors.Join(err, apart.Lab.Stop()) }()
+		s = &apart
+	}
 	staged, err := s.staged(ctx)
 	if err != nil {
 		return nil, err
@@ -365,7 +376,7 @@ func (s *Site) lookLoop(ctx context.Context, l *schedule.Loop, c chore) (_ any, 
 	if w.conn, err = pgx.Connect(ctx, url); err != nil {
 		return nil, err
 	}
-	defer w.conn.Close(ctx)
+	defer func() { _ = w.conn.Close(ctx) }() // a crash may have ended it
 	if err := w.prepare(ctx); err != nil {
 		return nil, err
 	}
@@ -383,10 +394,6 @@ func (s *Site) lookLoop(ctx context.Context, l *schedule.Loop, c chore) (_ any, 
 			return nil, err
 		}
 		defer func() { _ = sink.Close() }() // nobody listens any more
-	}
-	faults := []string{evidence.Killed}
-	if !s.Quick {
-		faults = []string{evidence.Killed, evidence.Frozen, evidence.Killed, evidence.Frozen, evidence.Killed}
 	}
 	for _, f := range faults {
 		if err := w.round(ctx, url, f); err != nil {
@@ -467,7 +474,7 @@ func (w *watch) connect(ctx context.Context, key string) (*notifytest.HookSink, 
 // round makes work, waits until a replica is in the middle of it, and does
 // something to that one.
 func (w *watch) round(ctx context.Context, url, fault string) error {
-	n := w.site.times(6, 10)
+	const n = 6
 	if _, err := w.conn.Exec(ctx, `truncate lab_done, lab_due`); err != nil {
 		return err
 	}
@@ -486,27 +493,32 @@ func (w *watch) round(ctx context.Context, url, fault string) error {
 		return err
 	}
 	begun := time.Now()
-	if fault == evidence.Frozen {
-		err = victim.Freeze()
-	} else {
+	r := evidence.LoopRoundSeen{Fault: fault, Victim: victim.Name}
+	switch fault {
+	case evidence.Killed:
 		err = victim.Kill()
+	case evidence.Frozen:
+		err = victim.Freeze()
+	case evidence.CutOff:
+		r.Victim = "all"
+		err = w.crash(ctx, url)
 	}
 	if err != nil {
 		return err
 	}
 	var since time.Time
-	if err := w.conn.QueryRow(ctx, `select clock_timestamp() from (select pg_advisory_unlock($1)) u`, parking).Scan(&since); err != nil {
+	if err := w.conn.QueryRow(ctx, `select clock_timestamp() from (select pg_advisory_unlock_all()) u`).Scan(&since); err != nil {
 		return err
 	}
-	r := evidence.LoopRoundSeen{Fault: fault, Victim: victim.Name}
-	if err := w.settle(ctx, &r, begun, since, victim.Name); err != nil {
+	if err := w.settle(ctx, &r, begun, since, r.Victim); err != nil {
 		return err
 	}
-	if fault == evidence.Frozen {
+	switch fault {
+	case evidence.Frozen:
 		if err := w.thaw(ctx, victim); err != nil {
 			return err
 		}
-	} else {
+	case evidence.Killed:
 		w.replicas = slices.DeleteFunc(w.replicas, func(o *lab.Replica) bool { return o == victim })
 		if !w.site.Quick {
 			if err := w.start(ctx, url, 1); err != nil {
@@ -519,6 +531,15 @@ func (w *watch) round(ctx context.Context, url, fault string) error {
 	}
 	w.seen.Rounds = append(w.seen.Rounds, r)
 	return nil
+}
+
+// crash has PostgreSQL start again, which ends every session.
+func (w *watch) crash(ctx context.Context, url string) (err error) {
+	if err := w.site.Lab.Crash(ctx); err != nil {
+		return err
+	}
+	w.conn, err = pgx.Connect(ctx, url)
+	return err
 }
 
 // make makes things to do, and writes down which, at once.
