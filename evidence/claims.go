@@ -31,8 +31,10 @@ type Statement struct {
 
 var statements = table.By(func(s *Statement) string { return s.ID })
 
-// Statements returns every claim, in the order of the packet.
-func Statements() []*Statement { return statements.Rows() }
+// Statements returns every claim, in the order of the packet: that of their ids.
+func Statements() []*Statement {
+	return slices.SortedFunc(slices.Values(statements.Rows()), func(a, b *Statement) int { return strings.Compare(a.ID, b.ID) })
+}
 
 // The claims.
 var (

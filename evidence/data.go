@@ -94,7 +94,7 @@ func Receipts(packet fs.FS) ([]Receipt, error) {
 		return nil, err
 	}
 	var receipts []Receipt
-	for _, s := range statements.Rows() {
+	for _, s := range Statements() {
 		o, err := load[Observation](packet, DataFile(s.ID))
 		if errors.Is(err, fs.ErrNotExist) {
 			o, err = Observation{Claim: s.ID, Failed: "the packet holds no observation of it"}, nil

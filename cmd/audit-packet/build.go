@@ -37,6 +37,8 @@ type target struct {
 
 	checkpoint, verifier string // files
 
+	disruptive bool
+
 	quick bool
 	seed  uint64
 }
@@ -150,7 +152,7 @@ const failedSuffix = ".failed"
 
 // site is a running server that somebody else started.
 func (t target) site(l *lab.Lab, d api.Declared) (*probe.Site, error) {
-	s := &probe.Site{Lab: l, Declared: d}
+	s := &probe.Site{Lab: l, Declared: d, Disruptive: t.disruptive}
 	var roots []byte
 	var err error
 	if t.roots != "" {
@@ -226,6 +228,7 @@ func (t *target) flags(f *pflag.FlagSet) {
 	f.StringVar(&t.roots, "roots", "", "file with the certificates to trust there, in PEM")
 	f.StringVar(&t.database, "database-url-file", "", "file with the URL of that server's database")
 	f.StringVar(&t.checkpoint, "checkpoint", "", "file with a signed checkpoint of that server's audit log that was kept outside")
+	f.BoolVar(&t.disruptive, "disruptive", false, "with --url: allow experiments that leave something on that server")
 	f.StringVar(&t.verifier, "verifier", "", "file with the public key of that log, learnt before")
 }
 

@@ -331,6 +331,18 @@ func TestWrongCalls(t *testing.T) {
 	}
 }
 
+func TestReplayAsksBeforeItLeavesSomethingOnAServer(t *testing.T) {
+	args := []string{"replay", evidence.RolesGuard.ID, "--url", "https://127.0.0.1:1"}
+	code, _, stderr := audit(t, known(), args...)
+	if code != exitUnknown || !strings.Contains(stderr, "--disruptive allows it") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	code, _, stderr = audit(t, known(), append(args, "--disruptive")...)
+	if code != exitUnknown || strings.Contains(stderr, "--disruptive") { // there is no server, or none to compare with
+		t.Errorf("exit %d although it is allowed: %s", code, stderr)
+	}
+}
+
 func TestRootIsTheModuleAroundTheWorkingDirectory(t *testing.T) {
 	dir := clean(t)
 	t.Chdir(filepath.Join(dir, "docs", "reference"))

@@ -42,7 +42,7 @@ func TestANewFindingIsARowThatFits(t *testing.T) {
 		"an id that is taken":       {append([]string{"findings", "new", "med-1"}, args()[3:]...), "MED-1 is taken"},
 		"no id":                     {append([]string{"findings", "new", "MED 3"}, args()[3:]...), "an id has letters"},
 		"a severity of no kind":     {args("--severity", "grave"), "--severity is one of high, medium, low"},
-		"a claim that is none":      {args("--claim", "access/rules"), `"access/rules" is no claim; the claims are migrate/ledger`},
+		"a claim that is none":      {args("--claim", "access/rules"), `"access/rules" is no claim; the claims are access/roles`},
 		"a claim that is twice":     {args("--claim", "audit/intact"), "is named twice"},
 		"no question":               {args("--question", " "), "--question is missing"},
 		"a tree without claims":     {args("--root", filepath.Join(root, "docs")), "no variable of evidence/*.go holds the claim access/roles"},

@@ -16,7 +16,7 @@ import (
 
 func replayCommand() *cobra.Command {
 	var t target
-	var asJSON, withControls, disruptive bool
+	var asJSON, withControls bool
 	cmd := &cobra.Command{
 		Use:   "replay CLAIM",
 		Short: "Do the experiment of one claim again",
@@ -40,7 +40,7 @@ Exit code 1 says that the claim is false, 2 that it could not be looked at.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			say := func(what string) { progress(cmd.ErrOrStderr(), what) }
-			r, err := replay(cmd, t, args[0], withControls, disruptive, say)
+			r, err := replay(cmd, t, args[0], withControls, say)
 			say("")
 			if err != nil {
 				return err
@@ -59,7 +59,6 @@ Exit code 1 says that the claim is false, 2 that it could not be looked at.`,
 	}
 	f := cmd.Flags()
 	t.flags(f)
-	f.BoolVar(&disruptive, "disruptive", false, "with --url: allow what leaves something on that server")
 	f.BoolVar(&withControls, "controls", true, "show that the experiment can fail")
 	f.BoolVar(&asJSON, "json", false, "print the receipt as JSON")
 	return cmd
@@ -72,7 +71,7 @@ func claimIDs() (ids []string) {
 	return ids
 }
 
-func replay(cmd *cobra.Command, t target, claim string, withControls, disruptive bool, say func(string)) (r evidence.Receipt, err error) {
+func replay(cmd *cobra.Command, t target, claim string, withControls bool, say func(string)) (r evidence.Receipt, err error) {
 	ctx := cmd.Context()
 	probes := probe.Probes()
 	at := slices.IndexFunc(probes, func(p probe.Probe) bool { return p.Of.ID == claim })
@@ -80,7 +79,7 @@ func replay(cmd *cobra.Command, t target, claim string, withControls, disruptive
 		return r, fmt.Errorf("%q is no claim; the claims are %s", claim, strings.Join(claimIDs(), ", "))
 	}
 	p := probes[at]
-	if t.url != "" && p.Harms != "" && !disruptive {
+	if t.url != "" && p.Harms != "" && !t.disruptive {
 		return r, fmt.Errorf("the experiment of %s %s; --disruptive allows it to", claim, p.Harms)
 	}
 	if !withControls {

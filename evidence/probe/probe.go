@@ -46,6 +46,8 @@ type Site struct {
 	// Tests runs tests that claims cite; nil if there is no source tree.
 	Tests func(context.Context, []evidence.Test) ([]evidence.TestRecord, error)
 
+	Disruptive bool // experiments may leave something on a server that somebody else started
+
 	Quick bool   // each experiment is done once, with one fault
 	Seed  uint64 // of whatever an experiment leaves to chance
 
@@ -184,6 +186,10 @@ func (p Probe) Observe(ctx context.Context, s *Site) evidence.Observation {
 	o := evidence.Observation{Claim: p.Of.ID, SeenAt: time.Now().UTC().Truncate(time.Second)}
 	if lacks := p.lacks(s); len(lacks) > 0 {
 		o.Skipped = "the probe needs " + strings.Join(lacks, ", and ")
+		return o
+	}
+	if p.Harms != "" && s.Given == nil && !s.Disruptive {
+		o.Skipped = "the probe " + p.Harms + ", and was not allowed to"
 		return o
 	}
 	of := p.Site

@@ -144,7 +144,8 @@ var probes = []Probe{
 		},
 	},
 	{
-		Of: evidence.RolesGuard, Needs: []Need{Processes}, Look: lookRoles, Make: served,
+		Of: evidence.RolesGuard, Look: lookRoles,
+		Harms: "makes a key for each role, and calls each route on what does not exist", Make: served,
 		Controls: []Defect{{
 			Says:  "the database gives whoever gets one of the roles another beside it",
 			Turns: func(api.Declared) []string { return []string{perm.Auditor.Name} },
