@@ -21,7 +21,7 @@ import (
 // backupProbe is the experiment with a database that is dumped and restored. What a
 // control alters is the restored one.
 var backupProbe = Probe{
-	Of: evidence.BackupHolds, Needs: []Need{Processes}, Look: lookBackup, Make: ownOnce,
+	Of: evidence.BackupHolds, Needs: []Need{Processes}, Look: lookBackup, Make: own,
 	Controls: []Defect{
 		{
 			Says:  "the dump lacks the revocations",

@@ -22,7 +22,7 @@ import (
 
 // jobsProbe is the experiment with many certificates that are due at once.
 var jobsProbe = Probe{
-	Of: evidence.JobsOnce, Needs: []Need{Processes}, Look: lookJobs, Make: ownOnce,
+	Of: evidence.JobsOnce, Needs: []Need{Processes}, Look: lookJobs, Make: own,
 	Controls: []Defect{
 		{
 			Says: "nothing keeps a certificate from having two open renewals",

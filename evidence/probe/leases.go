@@ -25,7 +25,7 @@ import (
 
 // leasesProbe is the experiment with holders of a loop.
 var leasesProbe = Probe{
-	Of: evidence.LeasesFence, Needs: []Need{Processes}, Look: lookFences, Make: ownOnce,
+	Of: evidence.LeasesFence, Needs: []Need{Processes}, Look: lookFences, Make: own,
 	Controls: []Defect{
 		{
 			Says:   "a pass writes, whoever has taken its lease",
@@ -38,14 +38,6 @@ var leasesProbe = Probe{
 			Settings: map[string]string{config.LeaseTTL.Name: "5s"},
 		},
 	},
-}
-
-// ownOnce is own, with each experiment done once: one fault of each kind shows what
-// is wrong.
-func ownOnce(ctx context.Context, base *Site, d Defect) (*Site, func() error, error) {
-	s, end, err := own(ctx, base, d)
-	s.Quick = true
-	return s, end, err
 }
 
 // leasing are settings under which there is always a pass to come.

@@ -105,10 +105,11 @@ var limitProbes = []Probe{
 	},
 }
 
-// own is a site whose servers the probe starts, on databases that it alters.
+// own is a site whose servers the probe starts, on databases that it alters. Each
+// experiment is done once there: one fault shows what is wrong.
 func own(_ context.Context, base *Site, d Defect) (*Site, func() error, error) {
 	s := *base
-	s.With, s.Altered = d.settings(), d.sql(base.Declared)
+	s.With, s.Altered, s.Quick = d.settings(), d.sql(base.Declared), true
 	return &s, nothing, nil
 }
 

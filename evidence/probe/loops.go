@@ -145,7 +145,7 @@ var chores = map[*schedule.Loop]chore{
 		settings: map[string]string{config.JobTimeoutEvery.Name: "100ms", config.JobRetryEvery.Name: "100ms"},
 	},
 	schedule.JobRetry: {
-		on: "update on jobs", when: "old.state = 'failed' and new.state = 'pending'", key: "new.id",
+		on: "update on jobs", when: "old.state = 'failed' and new.state = 'pending' and old.token = 1", key: "new.id", // and not what failed since
 		due: fmt.Sprintf(newJobs, job.Renew.Name, `'failed', '', 1, 1, null`),
 	},
 	schedule.JobTimeout: {
@@ -275,7 +275,7 @@ func loopProbes() (all []Probe) {
 			})
 		}
 		all = append(all, Probe{
-			Of: claim.Statement, Needs: []Need{Processes}, Make: ownOnce, Controls: controls,
+			Of: claim.Statement, Needs: []Need{Processes}, Make: own, Controls: controls,
 			Look: func(ctx context.Context, s *Site) (any, error) { return s.lookLoop(ctx, claim.Loop, c) },
 		})
 	}
@@ -614,10 +614,13 @@ func (w *watch) settle(ctx context.Context, r *evidence.LoopRoundSeen, begun, si
 
 // longEnough is when what is not done by others will not be.
 func (w *watch) longEnough() time.Duration {
-	if w.lease != "" && w.settings[w.lease] == tooLong.String() {
+	switch {
+	case w.lease == "":
+		return 2 * time.Second
+	case w.settings[w.lease] == tooLong.String():
 		return 2 * tooLong
 	}
-	return 2 * time.Second
+	return tooLong // an attempt may have to be made again
 }
 
 // count compares what was due with what was done.

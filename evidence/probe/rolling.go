@@ -21,7 +21,7 @@ import (
 
 // rollingProbe is the experiment with replicas that are restarted under load.
 var rollingProbe = Probe{
-	Of: evidence.RestartsUnseen, Needs: []Need{Processes}, Look: lookRolling, Make: ownOnce,
+	Of: evidence.RestartsUnseen, Needs: []Need{Processes}, Look: lookRolling, Make: own,
 	Controls: []Defect{{
 		Says:     "a replica that was told to stop refuses connections before the proxy can know",
 		Turns:    func(api.Declared) []string { return []string{evidence.FailedRequests} },

@@ -16,7 +16,7 @@ import (
 // nobody uses.
 func Run(ctx context.Context, probes []Probe, site, base *Site, stop func() error, say func(string)) ([]evidence.Observation, error) {
 	seen := make([]evidence.Observation, len(probes))
-	work := crew{say: say}
+	work := crew{say: say, quick: base.Quick}
 	for i, p := range probes {
 		work.add(p.Of.ID, p.Alone, func() { seen[i] = p.Observe(ctx, site) })
 	}
@@ -33,7 +33,7 @@ func Run(ctx context.Context, probes []Probe, site, base *Site, stop func() erro
 	if err := stop(); err != nil {
 		return nil, err
 	}
-	work = crew{say: say}
+	work = crew{say: say, quick: true} // controls are done once, whatever the run
 	for i, p := range probes {
 		if seen[i].Skipped != "" {
 			continue // a control of nothing
@@ -81,9 +81,11 @@ func runTests(ctx context.Context, s *Site, cited []evidence.Test) map[evidence.
 	return all
 }
 
-// A crew does experiments, several at once: most of them wait most of the time.
+// A crew does experiments, several at once if they are quick: most of them wait
+// most of the time.
 type crew struct {
 	say   func(string)
+	quick bool
 	tasks []task
 }
 
@@ -97,8 +99,14 @@ func (c *crew) add(name string, alone bool, do func()) {
 	c.tasks = append(c.tasks, task{name, alone, do})
 }
 
-// atATime is how many experiments are done at once.
-func atATime() int { return 2 + runtime.NumCPU() }
+// atATime is how many experiments are done at once: in a full run, whose figures
+// are worth more than its time, one by one.
+func (c *crew) atATime() int {
+	if c.quick {
+		return 2 + runtime.NumCPU()
+	}
+	return 1
+}
 
 // do does all tasks, those that measure times in the end and one by one.
 func (c *crew) do() {
@@ -120,7 +128,7 @@ func (c *crew) do() {
 		c.say(fmt.Sprintf("%d of %d: %s", begun, len(c.tasks), t.name))
 	}
 	var wg sync.WaitGroup
-	seats := make(chan struct{}, atATime())
+	seats := make(chan struct{}, c.atATime())
 	for _, t := range c.tasks {
 		if t.alone {
 			wg.Wait()
