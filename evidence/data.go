@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -363,6 +364,8 @@ func coverPage(s Summary, receipts []Receipt, answers []Answer) []byte {
 		{"version", text(s.Version)},
 		{"hash of the code", code(cmp.Or(s.Code, "no source tree was at hand"))},
 		{"built at", s.BuiltAt.UTC().Format(time.RFC3339)},
+		{"experiments", map[bool]string{true: "quick: each once, with one fault", false: "full"}[s.Quick]},
+		{"seed", strconv.FormatUint(s.Seed, 10)},
 		{"platform", text(fmt.Sprintf("%s, %s, %d CPUs, PostgreSQL %s", s.Platform, s.Go, s.CPUs, s.Database))},
 		{"controls that turned red for their reason", fmt.Sprintf("%d of %d", s.ControlsRed, s.Controls)},
 	})
@@ -371,7 +374,7 @@ func coverPage(s Summary, receipts []Receipt, answers []Answer) []byte {
 		"The packet is not signed: its manifest shows damage, and does not show who made it.",
 		"A verdict holds for the commit above, on the platform above. A commit that ends in dirty names no tree: files had been changed.",
 		"A certificate that has expired is one whose row was moved into the past by hand: its leaf has not ended, and openssl is asked about that.",
-		"Limits and sending were looked at on several replicas. What else replicas do together is tested by the project's tests and has no receipt here.",
+		"A quick packet has each experiment once, with one fault; what its claims say of other faults, a full one has looked at.",
 		"The tool that verifies comes from the code under audit.",
 		"That there is nothing undeclared beside what is declared (loops, tables, actions, secrets in an answer) is checked, and no control shows that check red.",
 	})

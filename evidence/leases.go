@@ -14,7 +14,7 @@ import (
 var LeasesFence = statement("leases/fenced",
 	"A loop that one of three replicas runs is taken from it again and again while it writes, by hand, by killing it, by freezing it beyond its lease "+
 		"and by stopping it, with replicas that reach the database directly and with others that reach it through a pooler in transaction mode: "+
-		"nothing is written under a lease that was taken; another replica goes on within 3 s of a holder's death, and within 0.5 s of the signal to stop.",
+		"nothing is written under a lease that was taken; another replica goes on within 3 s of a holder's death and, which a full run looks at, within 0.5 s of the signal to stop.",
 	judgeFences, "schedule.Runner", "schedule.Pass.InTx", "schedule.OneReplica")
 
 // FencesSeen is what became of a loop whose holder was changed by force.

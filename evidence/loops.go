@@ -43,7 +43,7 @@ var loopClaims = func() *table.Table[*LoopClaim] {
 		{schedule.Retention, "each row that is past its age is deleted, and no other"},
 	} {
 		t.Add(&LoopClaim{statement("loops/"+c.loop.Name,
-			"On three replicas, of which those that are in the middle of it are killed, frozen or cut off: "+c.says+".",
+			"On three replicas, of which the one that is in the middle of it is killed, or in a full run frozen or cut off: "+c.says+".",
 			judgeLoop, "schedule."+variable(c.loop.Name), "app.App.Loops"), c.loop})
 	}
 	return t
@@ -109,7 +109,7 @@ const (
 // takeover bounds the time until the work of a killed replica is done by others,
 // and resumed that of one that was frozen or cut off in a transaction.
 const (
-	takeover = 4 * time.Second
+	takeover = 3500 * time.Millisecond
 	resumed  = 15 * time.Second
 )
 

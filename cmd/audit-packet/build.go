@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -97,13 +96,9 @@ func buildPacket(cmd *cobra.Command, t target, dir string, say func(string)) (s 
 	if err := t.find(); err != nil {
 		return s, nil, err
 	}
-	build, err := built(ctx, t.server)
+	build, err := t.build(ctx)
 	if err != nil {
 		return s, nil, err
-	}
-	if defective, err := built(ctx, t.defective); err != nil || defective.Commit != build.Commit {
-		return s, nil, cmp.Or(err, fmt.Errorf("%s is of commit %s, and %s of %s; `make audit-packet` builds both",
-			filepath.Base(t.server), build.Commit, filepath.Base(t.defective), defective.Commit))
 	}
 	tree := sourceOf(cmd, build.Commit)
 	say("starting PostgreSQL and a server")
@@ -125,11 +120,7 @@ func buildPacket(cmd *cobra.Command, t target, dir string, say func(string)) (s 
 		}
 	}
 	site.Tests = tree.tests
-	introspection, err := client.Do(ctx, site.Admin, api.Introspect, &api.Empty{})
-	if err == nil && introspection.Build != build {
-		err = fmt.Errorf("the server is version %s of commit %s, and the laboratory's is %s of %s; use the tool that was built with the server",
-			introspection.Build.Version, introspection.Build.Commit, build.Version, build.Commit)
-	}
+	introspection, err := introspect(ctx, site, build)
 	if err != nil {
 		return s, nil, errors.Join(err, stop())
 	}
@@ -202,6 +193,30 @@ func (t *target) find() error {
 		t.defective = filepath.Join(filepath.Dir(self), "certctl-server-defects")
 	}
 	return nil
+}
+
+// build is that of both servers.
+func (t *target) build(ctx context.Context) (api.Build, error) {
+	build, err := built(ctx, t.server)
+	if err != nil {
+		return build, err
+	}
+	defective, err := built(ctx, t.defective)
+	if err == nil && defective.Commit != build.Commit {
+		err = fmt.Errorf("%s is of commit %s, and %s of %s; `make audit-packet` builds both",
+			filepath.Base(t.server), build.Commit, filepath.Base(t.defective), defective.Commit)
+	}
+	return build, err
+}
+
+// introspect asks the site what it is, and refuses one of another build.
+func introspect(ctx context.Context, site *probe.Site, build api.Build) (api.Introspection, error) {
+	in, err := client.Do(ctx, site.Admin, api.Introspect, &api.Empty{})
+	if err == nil && in.Build != build {
+		err = fmt.Errorf("the server is version %s of commit %s, and the laboratory's is %s of %s; use the tool that was built with the server",
+			in.Build.Version, in.Build.Commit, build.Version, build.Commit)
+	}
+	return in, err
 }
 
 // laboratory starts one.

@@ -88,7 +88,7 @@ func replay(cmd *cobra.Command, t target, claim string, withControls bool, say f
 	if err := t.find(); err != nil {
 		return r, err
 	}
-	build, err := built(ctx, t.server)
+	build, err := t.build(ctx)
 	if err != nil {
 		return r, err
 	}
@@ -106,7 +106,11 @@ func replay(cmd *cobra.Command, t target, claim string, withControls bool, say f
 	}
 	site := base
 	if t.url != "" {
-		if site, err = t.site(l, declared); err != nil {
+		site, err = t.site(l, declared)
+		if err == nil {
+			_, err = introspect(ctx, site, build)
+		}
+		if err != nil {
 			return r, errors.Join(err, stop())
 		}
 	}

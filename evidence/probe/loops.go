@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"sync"
@@ -345,6 +346,7 @@ type watch struct {
 	replicas []*lab.Replica
 	settings map[string]string
 	seen     *evidence.LoopSeen
+	chance   *rand.Rand
 }
 
 // parking is the advisory lock that holds changes up.
@@ -370,7 +372,7 @@ func (s *Site) lookLoop(ctx context.Context, l *schedule.Loop, c chore) (_ any, 
 	if err != nil {
 		return nil, err
 	}
-	w := &watch{chore: c, site: s, loop: l, seen: &evidence.LoopSeen{Loop: l.Name}, settings: busy(l)}
+	w := &watch{chore: c, site: s, loop: l, seen: &evidence.LoopSeen{Loop: l.Name}, settings: busy(l), chance: s.chance(l.Name)}
 	maps.Copy(w.settings, c.settings)
 	maps.Copy(w.settings, s.With)
 	if w.conn, err = pgx.Connect(ctx, url); err != nil {
@@ -534,11 +536,14 @@ func (w *watch) round(ctx context.Context, url, fault string) error {
 }
 
 // crash has PostgreSQL start again, which ends every session.
-func (w *watch) crash(ctx context.Context, url string) (err error) {
+func (w *watch) crash(ctx context.Context, url string) error {
 	if err := w.site.Lab.Crash(ctx); err != nil {
 		return err
 	}
-	w.conn, err = pgx.Connect(ctx, url)
+	again, err := pgx.Connect(ctx, url)
+	if err == nil {
+		w.conn = again
+	}
 	return err
 }
 
@@ -570,7 +575,7 @@ func (w *watch) parked(ctx context.Context) (*lab.Replica, error) {
 		if err != nil || len(names) == 0 {
 			return false, err
 		}
-		name := names[w.site.chance(w.loop.Name).IntN(len(names))]
+		name := names[w.chance.IntN(len(names))]
 		for _, r := range w.replicas {
 			if r.Name == name {
 				victim = r
@@ -609,6 +614,9 @@ func (w *watch) settle(ctx context.Context, r *evidence.LoopRoundSeen, begun, si
 		}
 		return passes >= enough && r.By > 1, nil
 	})
+	if err == nil && enough < 0 && r.Never == 0 {
+		err = errors.New("the other replicas do not pass again")
+	}
 	return err
 }
 

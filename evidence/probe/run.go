@@ -103,7 +103,7 @@ func (c *crew) add(name string, alone bool, do func()) {
 // are worth more than its time, one by one.
 func (c *crew) atATime() int {
 	if c.quick {
-		return 2 + runtime.NumCPU()
+		return 1 + runtime.NumCPU()
 	}
 	return 1
 }

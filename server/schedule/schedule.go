@@ -185,10 +185,11 @@ func (r *Runner) take(ctx, hard context.Context, b Binding, every time.Duration)
 	defer func() { trust.Stop() }()
 	var token *int64
 	var wait time.Duration
+	var held bool
 	// Not under ctx: a lease that was granted as ctx ended would be nobody's.
 	err := r.DB.QueryRow(pass, acquire, pgx.StrictNamedArgs{
 		"name": b.Loop.Name, "replica": r.Replica, "ttl": ttl,
-	}).Scan(&token, &wait)
+	}).Scan(&token, &wait, &held)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return 0
@@ -196,8 +197,8 @@ func (r *Runner) take(ctx, hard context.Context, b Binding, every time.Duration)
 		r.Log.Error("lease not taken", zap.String("loop", b.Loop.Name), zap.Error(err))
 		return jitter(ttl)
 	case token == nil:
-		if wait <= ttl {
-			wait = min(wait, soon) // it may be held, and be given back at any time
+		if held {
+			wait = min(wait, soon) // it can be given back at any time
 		}
 		return jitter(min(max(wait, ttl/20), longestSleep))
 	}

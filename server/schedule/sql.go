@@ -5,7 +5,7 @@ const (
 	// of a holder that never finished, even if somebody has moved the token
 	// since, and opens a pass: all or nothing. A row
 	// that somebody is writing under is left alone. Without a lease it says
-	// how long at least to wait. Locking for update is what a fence stops.
+	// how long at least to wait, and whether somebody holds it. Locking for update is what a fence stops.
 	acquire = `
 		with free as (
 			select name, token from leases
@@ -29,7 +29,8 @@ const (
 			returning token
 		)
 		select (select token from opened),
-		       coalesce(greatest(expires_at, due_at) - clock_timestamp(), interval '0')
+		       coalesce(greatest(expires_at, due_at) - clock_timestamp(), interval '0'),
+		       expires_at > clock_timestamp()
 		from leases where name = @name`
 
 	// renew takes no new lease: a holder that let its own run out has lost it.
