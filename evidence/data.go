@@ -30,7 +30,8 @@ type Observation struct {
 // A ControlObservation is what a probe saw of a system with a known defect.
 type ControlObservation struct {
 	Defect string          `json:"defect"`
-	Turns  []string        `json:"turns"` // the checks that must turn red
+	Turns  []string        `json:"turns"`           // the checks that must turn red
+	Again  bool            `json:"again,omitempty"` // it was done a second time, by itself: the first time it did not turn them
 	Failed string          `json:"failed,omitempty"`
 	Seen   json.RawMessage `json:"seen,omitempty"`
 }

@@ -28,19 +28,19 @@ var loopClaims = func() *table.Table[*LoopClaim] {
 		loop *schedule.Loop
 		says string
 	}{
-		{schedule.AuditSequence, "each committed event comes into the log once"},
+		{schedule.AuditSequence, "each committed event comes into the log"},
 		{schedule.AuditChainVerify, "each pass that ends leaves one event that says what it found, and no two passes have the same token"},
 		{schedule.RenewalCheck, "each certificate that is due gets one renewal"},
 		{schedule.JobProcessor, "each job that is due issues one version"},
 		{schedule.JobRetry, "each failed job whose time has come is queued again once"},
 		{schedule.JobTimeout, "each job of a replica that stopped answering is taken from it once"},
-		{schedule.NotificationProcess, "each notification that is due is sent, and written down as sent once"},
+		{schedule.NotificationProcess, "each notification that is due is written down as sent once"},
 		{schedule.NotificationRetry, "each failed notification whose time has come is queued again once"},
 		{schedule.Digest, "each channel that gets a digest gets one of the period"},
 		{schedule.ShortLivedExpiryCheck, "each certificate that has ended is marked once"},
 		{schedule.CRLGeneration, "each issuer's list that is asked for is signed once"},
-		{schedule.RateLimitGC, "each bucket that says nothing any more is deleted, and no other"},
-		{schedule.Retention, "each row that is past its age is deleted, and no other"},
+		{schedule.RateLimitGC, "each bucket of a limit that says nothing any more is deleted, and none of it that says something"},
+		{schedule.Retention, "each row of a table it prunes that is past its age is deleted, and no younger one"},
 	} {
 		t.Add(&LoopClaim{statement("loops/"+c.loop.Name,
 			"On three replicas, of which the one that is in the middle of it is killed, or in a full run frozen or cut off: "+c.says+".",

@@ -145,7 +145,7 @@ var probes = []Probe{
 	},
 	{
 		Of: evidence.RolesGuard, Look: lookRoles,
-		Harms: "makes a key for each role, and calls each route on what does not exist", Make: served,
+		Harms: "makes a key for each role, which stays, and calls each route with it on what does not exist", Make: served,
 		Controls: []Defect{{
 			Says:  "the database gives whoever gets one of the roles another beside it",
 			Turns: func(api.Declared) []string { return []string{perm.Auditor.Name} },

@@ -45,12 +45,15 @@ func Run(ctx context.Context, probes []Probe, site, base *Site, stop func() erro
 	}
 	work.do()
 	// A control shows that an experiment can fail. One that did not, among others
-	// that kept the machine busy, is done again by itself.
+	// that kept the machine busy, is done again by itself, and the observation says so.
 	work = crew{say: say}
 	for i, p := range probes {
 		for j, c := range p.Of.Receipt(base.Declared, "", seen[i]).Controls {
 			if !c.Holds() {
-				work.add(p.Of.ID+", control again: "+c.Defect, true, func() { seen[i].Controls[j] = p.Control(ctx, base, p.Controls[j]) })
+				work.add(p.Of.ID+", control again: "+c.Defect, true, func() {
+					seen[i].Controls[j] = p.Control(ctx, base, p.Controls[j])
+					seen[i].Controls[j].Again = true
+				})
 			}
 		}
 	}
